@@ -1,0 +1,190 @@
+"""Measuring a run: one row a logging event, to every logger and to the terminal."""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+
+from babygpt_exp.config import Config
+from babygpt_exp.data.batches import MicroBatch
+from babygpt_exp.curve import training_curve
+from babygpt_exp.errors import UserError
+from babygpt_exp.folder import RunFolder, write_whole
+from babygpt_exp.terminal import Terminal
+
+if TYPE_CHECKING:
+    from babygpt_exp.data.module import StreamDataModule
+    from babygpt_exp.module import GPTModule
+
+
+class TrainingDiverged(UserError):
+    """A loss that is not finite."""
+
+
+class Clock:
+    """Seconds of a run, and of the training in it alone."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.paused_seconds = 0.0
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time that is spent on something else than training."""
+        start = time.perf_counter()
+        yield
+        self.paused_seconds += time.perf_counter() - start
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the start."""
+        return time.perf_counter() - self.start
+
+    @property
+    def training_seconds(self) -> float:
+        """Wall time without the pauses."""
+        return self.seconds - self.paused_seconds
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MB of 10^6 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def finite(number: float | None) -> float | None:
+    """The number, or None where there is none: JSON has no NaN."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+class Metrics(L.Callback):
+    """Logs training loss, speed and waiting each interval, and every validation."""
+
+    def __init__(self, config: Config, folder: RunFolder, clock: Clock, terminal: Terminal) -> None:
+        self.config, self.folder, self.clock, self.terminal = config, folder, clock, terminal
+        self.interval = config.run.interval_steps(config.run.log_every_tokens, parts=1000)
+        self.train: list[tuple[int, float]] = []
+        self.validation: list[tuple[int, float]] = []
+        self.best_bits_per_byte = math.inf
+        self.parameters = 0
+        self.last: dict[str, float] = {}
+        self._speeds: list[float] = []
+        self._mark = (0, 0.0, 0.0)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start counting."""
+        module: GPTModule = pl_module  # type: ignore[assignment]
+        self._set_mark(module, trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: MicroBatch, batch_idx: int
+    ) -> None:
+        """Ask for the gradient's norm where the step will be logged."""
+        pl_module.wants_grad_norm = self._due(trainer.global_step + 1)  # type: ignore[assignment]
+
+    def _due(self, step: int) -> bool:
+        return step % self.interval == 0 or step == self.config.run.num_steps
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: MicroBatch,
+        batch_idx: int,
+    ) -> None:
+        """Log a row if the step is due."""
+        if batch.next is None or not self._due(trainer.global_step):
+            return
+        module: GPTModule = pl_module  # type: ignore[assignment]
+        data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        tokens, seconds, waited = self._mark
+        elapsed = max(1e-9, self.clock.training_seconds - seconds)
+        loss = module.take_loss()
+        rate = module.learning_rate_multiplier(trainer.global_step - 1)
+        row = {
+            "train/loss": loss,
+            "lr": self.config.optimizer.lr * rate,
+            "perf/tokens_per_s": (module.tokens - tokens) / elapsed,
+            "perf/data_wait_frac": (data.waited_seconds - waited) / elapsed,
+            "perf/memory_mb": peak_memory_mb(),
+            "perf/stream_reconnects": float(data.reconnects),
+        }
+        if module.grad_norm is not None:
+            row["grad_norm"] = float(module.grad_norm)
+        self._log(trainer, module, row)
+        if not math.isfinite(loss):
+            raise TrainingDiverged(self._advice(trainer.global_step))
+        self.train.append((module.tokens, loss))
+        self._speeds.append(row["perf/tokens_per_s"])
+        self._set_mark(module, data)
+
+    def _advice(self, step: int) -> str:
+        last = self.folder.last_checkpoint
+        saved = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
+        return f"the loss is not finite at step {step}; {saved}; try a lower optimizer.lr"
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock of training."""
+        self._pause = self.clock.pause()
+        self._pause.__enter__()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the validation."""
+        self._pause.__exit__(None, None, None)
+        module: GPTModule = pl_module  # type: ignore[assignment]
+        result = module.validation
+        assert result is not None
+        row = {"val/loss": result.loss, "val/bpb": result.bits_per_byte}
+        self._log(trainer, module, row)
+        self.validation.append((module.tokens, result.loss))
+        self.best_bits_per_byte = min(self.best_bits_per_byte, result.bits_per_byte)
+
+        self.draw_curve()
+
+    def draw_curve(self) -> None:
+        """Write training_curve.svg anew."""
+        name = f"{self.config.arch.name} {self.parameters / 1e6:.1f} M, seed {self.config.seed}"
+        write_whole(self.folder.curve, training_curve(name, self.train, self.validation))
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json has of the measurements; None where there is none."""
+        best = self.best_bits_per_byte
+        return {
+            "steps": int(self.last.get("step", 0)),
+            "tokens": int(self.last.get("tokens", 0)),
+            "seconds": round(self.clock.seconds, 3),
+            "final_train_loss": finite(self.last.get("train/loss")),
+            "final_val_loss": finite(self.last.get("val/loss")),
+            "final_val_bpb": finite(self.last.get("val/bpb")),
+            "best_val_bpb": finite(best),
+            "tokens_per_s": self._tokens_per_second(),
+            "parameters": self.parameters,
+        }
+
+    def _tokens_per_second(self) -> float | None:
+        """Median over the logged intervals, so that compiling does not count."""
+        return statistics.median(self._speeds) if self._speeds else None
+
+    def _set_mark(self, module: GPTModule, data: StreamDataModule) -> None:
+        self._mark = (module.tokens, self.clock.training_seconds, data.waited_seconds)
+
+    def _log(self, trainer: L.Trainer, module: GPTModule, row: dict[str, float]) -> None:
+        row = {
+            "step": trainer.global_step,
+            "tokens": module.tokens,
+            "seconds": round(self.clock.seconds, 3),
+            **row,
+        }
+        self.last.update(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        self.terminal.row(row)

@@ -1,0 +1,113 @@
+"""The command line of training: Hydra composes, `config.load` checks, `train` runs.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from babygpt_exp.config import CONF, Config, load
+from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, one_line
+from babygpt_exp.explain import explain
+from babygpt_exp.hardware import choose_machine
+
+
+def main() -> None:
+    """Entry point of `babygpt` and of `python -m babygpt_exp`."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, not as text
+    try:
+        compose_and_run()
+    except KeyboardInterrupt:
+        leave(RunInterrupted("stopped by Ctrl-C"))
+    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
+        leave(error)
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        leave(ConfigError(explain(error, sys.argv[1:])))
+
+
+def leave(error: Exception) -> NoReturn:
+    """End the process with one line on standard error and the exit status of the error."""
+    exit_code = error.exit_code if isinstance(error, UserError) else UserError.exit_code
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        message, exit_code = explain(error, sys.argv[1:]), ConfigError.exit_code
+    elif isinstance(error, OSError):  # a full disk, a folder that may not be written
+        place = f": {error.filename}" if error.filename else ""
+        message = f"{error.strerror or one_line(error)}{place}"
+    else:
+        message = one_line(error)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def compose_and_run(composed: DictConfig) -> float:
+    """One job; returns its final bits a byte, which a sweeper minimizes.
+
+    In a sweep an error is the job's; otherwise it ends the process here, in one line.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        try:
+            config = checked(composed)
+        except UserError:
+            remove_empty(folder)
+            raise
+        return run(config, folder)
+    except (UserError, OSError) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and not isinstance(error, RunInterrupted):
+            raise
+        leave(error)
+
+
+def checked(composed: DictConfig) -> Config:
+    """The config, with everything checked that can be before a run is started."""
+    config = load(composed)
+    choose_machine(config.hardware, config.precision)
+    from babygpt_exp.tracking.config import WandbConfig
+
+    if isinstance(config.logger, WandbConfig) and config.logger.mode == "online":
+        from babygpt_exp.tracking.wandb import check_key
+
+        check_key()
+    return config
+
+
+def run(config: Config, folder: Path) -> float:
+    """Train; only now is what is slow to import imported."""
+    from babygpt_exp.record import Job
+    from babygpt_exp.terminal import open_terminal
+    from babygpt_exp.train import train
+
+    hydra_config = HydraConfig.get()
+    sweep = None
+    if hydra_config.mode == RunMode.MULTIRUN:
+        sweep = "_".join(Path(hydra_config.sweep.dir).parts[-2:])
+    job = Job(
+        folder=folder,
+        overrides=list(hydra_config.overrides.task),
+        run_id="_".join(folder.parts[-3 if sweep else -2 :]),
+        sweep=sweep,
+    )
+    return train(config, job, open_terminal())
+
+
+def remove_empty(folder: Path) -> None:
+    """Take away the folders that Hydra made for a run that does not start."""
+    for path in (folder, *folder.parents[:2]):
+        try:
+            path.rmdir()
+        except OSError:  # not empty: somebody else's
+            return

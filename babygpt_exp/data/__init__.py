@@ -1,0 +1,1 @@
+"""From a streamer to batches: where the text comes from, and the Lightning DataModule."""

@@ -1,0 +1,29 @@
+"""Errors that a user can cause: one line each, that says what to do."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """What a user can put right; printed as one line, without a traceback."""
+
+    exit_code = 1
+    """Exit status of the process: 1 for what fails at run time."""
+
+
+class ConfigError(UserError):
+    """A configuration that can not run; raised before anything is started."""
+
+    exit_code = 2
+
+
+class RunInterrupted(UserError):
+    """A run that was asked to stop, by Ctrl-C or by a scheduler."""
+
+    def __init__(self, message: str, signal_number: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,44 @@
+"""Hydra's and OmegaConf's errors in one line that says what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from babygpt_exp.config import CONF, GROUPS
+from babygpt_exp.errors import one_line
+from babygpt_exp.typed import nearest
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group that ship with the package."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def known_keys() -> Iterator[str]:
+    """Every key and group that a user can set."""
+    yield from ("seed", "experiment")
+    for group, kinds in GROUPS.items():
+        yield group
+        for kind in kinds.values() if isinstance(kinds, dict) else [kinds]:
+            for name in kind.__dataclass_fields__:
+                if name != "name":
+                    yield f"{group}.{name}"
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """One line for an error of Hydra's while it composed `arguments`."""
+    text = str(error)
+    if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+        group, option = found.groups()
+        choices = options(group)
+        return f"there is no {group}={option}; {nearest(option, choices)} ({', '.join(choices)})"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"unknown key '{found[1]}'; {nearest(found[1], set(known_keys()))}"
+    if "Config group override must be a string" in text:
+        for argument in arguments:
+            group, _, option = argument.partition("=")
+            if option and (CONF / group).is_dir() and option not in options(group):
+                return f"there is no {argument}; {group} has: {', '.join(options(group))}"
+    cause = f": {one_line(error.__cause__)}" if error.__cause__ is not None else ""
+    return one_line(error).removesuffix(" See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details") + cause

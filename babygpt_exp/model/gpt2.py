@@ -1,0 +1,117 @@
+"""`arch=gpt2`: the block of GPT-2, as nanoGPT trains it.
+
+LayerNorm, GELU, learned positions, biases as a switch, an input embedding tied to the head.
+(https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf)
+Read it from the bottom: GPT2, Block, MLP, Attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from babygpt_exp.model.config import ArchConfig, ModelConfig
+from babygpt_exp.model.parts import Cache, Decoder, attend, split_heads
+
+
+@dataclass
+class GPT2Config(ArchConfig):
+    """Switches of the GPT-2 block."""
+
+    bias: bool
+    """Biases in linear layers and norms: true as GPT-2 has it, false as nanoGPT trains it."""
+
+
+class Attention(nn.Module):
+    """Causal self-attention."""
+
+    def __init__(self, model: ModelConfig, arch: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.layer, self.num_heads = layer, model.num_heads
+        self.q = nn.Linear(model.width, model.width, bias=arch.bias)
+        self.k = nn.Linear(model.width, model.width, bias=arch.bias)
+        self.v = nn.Linear(model.width, model.width, bias=arch.bias)
+        self.projection = nn.Linear(model.width, model.width, bias=arch.bias)
+
+    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
+        q, k, v = (split_heads(part(x), self.num_heads) for part in (self.q, self.k, self.v))
+        y: Tensor = self.projection(attend(q, k, v, cache, self.layer))
+        return y
+
+
+class MLP(nn.Module):
+    """Four times as wide inside, with GELU in its tanh form, as GPT-2 has it."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__()
+        self.expansion = nn.Linear(width, 4 * width, bias=bias)
+        self.projection = nn.Linear(4 * width, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.projection(F.gelu(self.expansion(x), approximate="tanh"))
+        return y
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on a normed copy and added to the residual stream."""
+
+    def __init__(self, model: ModelConfig, arch: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(model.width, bias=arch.bias)
+        self.attention = Attention(model, arch, layer)
+        self.mlp_norm = nn.LayerNorm(model.width, bias=arch.bias)
+        self.mlp = MLP(model.width, arch.bias)
+
+    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cache)
+        x = x + self.mlp(self.mlp_norm(x))
+        return x
+
+
+class GPT2(Decoder):
+    """Embedding and positions, blocks, norm, the embedding again as head."""
+
+    def __init__(self, model: ModelConfig, arch: GPT2Config, vocab_size: int) -> None:
+        super().__init__()
+        self.context, self.num_heads = model.context, model.num_heads
+        self.embedding = nn.Embedding(vocab_size, model.width)
+        self.positions = nn.Embedding(model.context, model.width)
+        self.layers = nn.ModuleList(Block(model, arch, i) for i in range(model.num_layers))
+        self.norm = nn.LayerNorm(model.width, bias=arch.bias)
+        self.lm_head = nn.Linear(model.width, vocab_size, bias=False)
+        self.lm_head.weight = self.embedding.weight
+        self.apply(self._initialize)
+
+    def _initialize(self, part: nn.Module) -> None:
+        """Normal of 0.02; projections into the residual stream over sqrt(2 * layers)."""
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        if isinstance(part, Attention | MLP):
+            std = 0.02 / (2 * len(self.layers)) ** 0.5
+            nn.init.normal_(part.projection.weight, std=std)
+
+    def blocks(self) -> nn.ModuleList:
+        return self.layers
+
+    def head(self) -> nn.Linear:
+        return self.lm_head
+
+    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        start = 0 if cache is None else cache.length
+        positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
+        x = self.embedding(tokens) + self.positions(positions)  # (B, T, C)
+        for block in self.layers:
+            x = block(x, cache)
+        if cache is not None:
+            cache.length += tokens.size(1)
+        x = self.norm(x)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.lm_head(hidden)
+        return logits.float()

@@ -1,0 +1,157 @@
+"""The LightningModule: loss, optimizer, schedule, validation, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
+
+from babygpt_exp.config import Config
+from babygpt_exp.data.batches import MicroBatch
+from babygpt_exp.evaluation import Evaluation
+from babygpt_exp.model import build_model
+from babygpt_exp.optimizer import build_optimizer
+from babygpt_exp.schedule import multiplier
+from babygpt_exp.tokenizer import TextTokenizer
+
+CHECKPOINT_VERSION = 1
+"""Version of what `on_save_checkpoint` adds."""
+
+
+class GPTModule(L.LightningModule):
+    """A decoder and how it is trained.
+
+    `tokens` counts the targets trained on. `validation` is the newest evaluation. Loss sums
+    stay on the device until `take_loss` asks for them.
+    """
+
+    def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer, self.compiled = config, tokenizer, False
+        self.model = build_model(config.model, config.arch, tokenizer.vocab_size)
+        self.tokens = 0
+        self.validation: Evaluation | None = None
+        self.grad_norm: Tensor | None = None
+        self.wants_grad_norm = False
+        self._loss_sum = torch.zeros(())
+        self._loss_targets = 0
+        self._validation_nats = torch.zeros(())
+        self._nats: Callable[[Tensor, Tensor], Tensor] = self.model.forward
+
+    def compile_model(self) -> None:
+        """Compute losses by torch.compile from now on; shapes must not change."""
+        self._nats, self.compiled = torch.compile(self.model.forward, dynamic=False), True
+
+    def nats(self, batch: MicroBatch) -> Tensor:
+        """Sum of the nats of a batch's targets.
+
+        If the compiler fails, it says so, and the model goes on uncompiled.
+        """
+        try:
+            return self._nats(batch.tokens, batch.targets)
+        except BackendCompilerFailed as error:
+            print(f"torch.compile failed, training goes on without it: {str(error).splitlines()[0]}")
+            self._nats, self.compiled = self.model.forward, False
+            return self._nats(batch.tokens, batch.targets)
+
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+        """Mean nats of a micro-batch's targets, weighted so that parts make up the batch."""
+        nats = self.nats(batch)
+        self._loss_sum = self._loss_sum.to(nats.device) + nats.detach()
+        self._loss_targets += batch.num_targets
+        self.tokens += batch.num_targets
+        return nats / batch.share_targets
+
+    def take_loss(self) -> float:
+        """Mean nats a token since the last call; waits for the device."""
+        loss = float(self._loss_sum) / max(1, self._loss_targets)
+        self._loss_sum, self._loss_targets = torch.zeros_like(self._loss_sum), 0
+        return loss
+
+    def is_finite(self) -> bool:
+        """Whether all loss since the last `take_loss` is finite; waits for the device."""
+        return bool(torch.isfinite(self._loss_sum))
+
+    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+        """Note how far the stream was trained on."""
+        if batch.next is not None:
+            self.trainer.datamodule.cursor = batch.next  # type: ignore[attr-defined]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient: here, since Lightning refuses to with a fused optimizer."""
+        clip = self.config.optimizer.clip
+        if clip or self.wants_grad_norm:
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), clip or float("inf")
+            )
+
+    def on_validation_model_eval(self) -> None:
+        """Leave the mode as it is: no part of the models behaves otherwise in evaluation."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sum."""
+        self._validation_nats = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
+        """Add up nats.
+
+        With gradients on where the model is compiled: the graph of training serves, and no
+        second one has to be compiled.
+        """
+        with torch.set_grad_enabled(self.compiled):
+            self._validation_nats += self.nats(batch).detach()
+
+    def on_validation_epoch_end(self) -> None:
+        """Close the sum."""
+        batches: list[MicroBatch] = self.trainer.datamodule.validation_batches  # type: ignore[attr-defined]
+        self.validation = Evaluation(
+            nats=float(self._validation_nats),
+            num_targets=sum(batch.num_targets for batch in batches),
+            text_bytes=sum(batch.text_bytes for batch in batches),
+        )
+
+    def learning_rate_multiplier(self, step: int) -> float:
+        """The schedule at the middle of step `step`, counted from 0."""
+        return multiplier(self.config.schedule, (step + 0.5) / self.config.run.num_steps)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Lightning's hook: one optimizer, one schedule stepped with it."""
+        optimizer = build_optimizer(
+            self.config.optimizer,
+            self.model,
+            fused=self.config.precision.name != "16-mixed",
+            compile=self.compiled and self.device.type == "cuda",
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_multiplier)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what makes a checkpoint whole: config, tokenizer, counters, random state."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        checkpoint["babygpt"] = {
+            "version": CHECKPOINT_VERSION,
+            "config": self.config.plain,
+            "tokenizer": self.tokenizer.json,
+            "end_of_text": self.tokenizer.end_of_text,
+            "tokens": self.tokens,
+            "loss_sum": float(self._loss_sum),
+            "loss_targets": self._loss_targets,
+            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the counters and the random state back."""
+        saved = checkpoint["babygpt"]
+        self.tokens, self._loss_targets = saved["tokens"], saved["loss_targets"]
+        self._loss_sum = torch.tensor(saved["loss_sum"])
+        torch.set_rng_state(saved["rng"]["cpu"])
+        for device, state in enumerate(saved["rng"]["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, device)

@@ -1,0 +1,70 @@
+"""The record of a run: from its first summary to its last, whatever happens between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from babygpt_exp.config import Config
+from babygpt_exp.errors import RunInterrupted, one_line
+from babygpt_exp.folder import RunFolder
+from babygpt_exp.summary import first_summary
+from babygpt_exp.tracking import RunLogger
+
+if TYPE_CHECKING:
+    from babygpt_exp.callbacks.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run's place: what it was called with, and where it belongs."""
+
+    folder: Path
+    """Folder of the run; exists."""
+    overrides: list[str]
+    """What the user typed."""
+    run_id: str
+    """Name of the run for W&B, unique and readable."""
+    sweep: str | None
+    """Name of the sweep that the run belongs to."""
+
+
+class Record:
+    """A context that writes summary.json first and last, and closes the loggers truly.
+
+    `loggers` and `metrics` are set when they exist; what they know at the end is recorded
+    also of a run that failed.
+    """
+
+    def __init__(self, config: Config, job: Job) -> None:
+        self.job = job
+        self.folder = RunFolder(job.folder)
+        self.loggers: list[RunLogger] = []
+        self.metrics: Metrics | None = None
+        self.summary = first_summary(config.seed, job.overrides)
+
+    def __enter__(self) -> Record:
+        self.folder.start_summary(self.summary)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.summary |= {"status": "completed", "error": None}
+        elif isinstance(error, KeyboardInterrupt | RunInterrupted):
+            self.summary |= {"status": "interrupted", "error": one_line(error)}
+        else:
+            self.summary |= {"status": "failed", "error": f"{type(error).__name__}: {one_line(error)}"}
+        try:
+            if self.metrics is not None:
+                self.summary |= self.metrics.summary()
+            for logger in self.loggers:
+                logger.finish(0 if error is None else 1, self.summary)
+        finally:
+            self.folder.end_summary(self.summary)

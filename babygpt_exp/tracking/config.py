@@ -1,0 +1,34 @@
+"""Group `logger`: whether a run is logged to Weights & Biases, and under which names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class LoggerConfig:
+    """`logger=none`: metrics.csv and samples.jsonl only."""
+
+    name: str
+    """The option of group `logger`."""
+
+
+@dataclass
+class WandbConfig(LoggerConfig):
+    """`logger=wandb`."""
+
+    mode: Literal["offline", "online", "disabled"]
+    """Offline unless WANDB_MODE says otherwise; online needs a key."""
+    project: str
+    """W&B project."""
+    run_name: str | None
+    """Name of the run; made from the overrides if null."""
+    group: str | None
+    """Group of the run; the sweep's folder if null and in a sweep."""
+    tags: list[str]
+    """Tags of the run."""
+
+
+LOGGERS: dict[str, type[LoggerConfig]] = {"wandb": WandbConfig, "none": LoggerConfig}
+"""The dataclass of each option of group `logger`."""

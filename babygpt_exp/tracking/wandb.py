@@ -1,0 +1,135 @@
+"""Weights & Biases as a logger: the same rows, a table of samples, a true exit code.
+
+Offline a run needs no account, no network and no HOME, and asks nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, fields
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+
+from babygpt_exp.errors import ConfigError, UserError, one_line
+from babygpt_exp.record import Job
+from babygpt_exp.tracking.config import WandbConfig
+from babygpt_exp.tracking.files import COLUMNS, Sample
+
+FOLDERS = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR")
+"""Where W&B would write into HOME: kept below the run's folder unless the user has set them."""
+
+INIT_SECONDS = 30
+"""How long to wait for the server in online mode."""
+
+
+def check_key() -> None:
+    """Refuse online mode without a key, before anything is started; asks nobody."""
+    with quiet():
+        has_key = wandb.login(prompt=False)
+    if not has_key:
+        raise ConfigError(
+            "logger.mode=online needs a W&B key: set WANDB_API_KEY, run 'wandb login', or train "
+            "with WANDB_MODE=offline and 'wandb sync' later"
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep wandb's own messages off the terminal."""
+    before = os.environ.get("WANDB_SILENT")
+    os.environ["WANDB_SILENT"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_SILENT"]
+        else:
+            os.environ["WANDB_SILENT"] = before
+
+
+@contextmanager
+def wandb_folders(root: Path) -> Iterator[None]:
+    """W&B's own folders below `root` for as long as the run lasts."""
+    changed = [name for name in FOLDERS if name not in os.environ]
+    for name in changed:
+        folder = root / name.removeprefix("WANDB_").removesuffix("_DIR").lower()
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        for name in changed:
+            os.environ.pop(name, None)
+
+
+def slug(text: str) -> str:
+    """Text as a W&B id or name: readable, without signs that W&B refuses."""
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-")[:100]
+
+
+class WandbRun(WandbLogger):
+    """A run of W&B with tokens as the x axis of every curve."""
+
+    def __init__(self, config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> None:
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            save_code=False,
+            disable_git=True,
+            init_timeout=INIT_SECONDS,
+            reinit="finish_previous",
+        )
+        super().__init__(
+            save_dir=job.folder,
+            id=slug(job.run_id),
+            name=config.run_name or slug(",".join(job.overrides)) or "default",
+            project=config.project,
+            group=config.group or job.sweep,
+            job_type="train",
+            tags=config.tags,
+            mode=config.mode,
+            config=plain_config,
+            settings=settings,
+        )
+        self._samples: list[Sample] = []
+
+    def start(self) -> None:
+        """Open the run; UserError if the server does not answer."""
+        try:
+            run = self.experiment
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"W&B did not start the run: {one_line(error)}; train with WANDB_MODE=offline"
+            ) from error
+        run.define_metric("tokens")
+        for column in COLUMNS:
+            if column != "tokens":
+                run.define_metric(column, step_metric="tokens")
+
+    def log_samples(self, samples: list[Sample]) -> None:
+        """The table `samples`, with all of the run so far."""
+        self._samples += samples
+        table = wandb.Table(
+            columns=[field.name for field in fields(Sample)],
+            data=[list(astuple(sample)) for sample in self._samples],
+        )
+        newest = asdict(samples[-1])
+        self.experiment.log({"samples": table, "tokens": newest["tokens"]})
+
+    def finalize(self, status: str) -> None:
+        """Nothing: `finish` knows how the run ended."""
+
+    def finish(self, exit_code: int, summary: dict[str, Any]) -> None:
+        """Close the run with its summary and its true exit code."""
+        if self._experiment is None:
+            return
+        numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+        self.experiment.summary.update(numbers)
+        self.experiment.finish(exit_code=exit_code)
+        self._experiment = None

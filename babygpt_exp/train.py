@@ -1,0 +1,197 @@
+"""A run, from its config to its summary: seed, build, log the config, fit, report."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers.logger import Logger
+from omegaconf import OmegaConf
+
+from babygpt_exp.callbacks.checkpoints import Checkpoints
+from babygpt_exp.callbacks.metrics import Clock, Metrics
+from babygpt_exp.callbacks.samples import Samples
+from babygpt_exp.callbacks.stop import Stop, StopSignals
+from babygpt_exp.config import Config
+from babygpt_exp.data.module import StreamDataModule
+from babygpt_exp.errors import RunInterrupted
+from babygpt_exp.flops import flops_per_token
+from babygpt_exp.folder import write_whole
+from babygpt_exp.hardware import choose_compile, choose_machine, choose_micro_batch
+from babygpt_exp.module import GPTModule
+from babygpt_exp.record import Job, Record
+from babygpt_exp.terminal import Terminal, clock_text
+from babygpt_exp.tracking.config import WandbConfig
+from babygpt_exp.tracking.files import FileLogger
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts of a run, put together."""
+
+    data: StreamDataModule
+    """Streamer, client and tokenizer."""
+    module: GPTModule
+    """Model, loss and optimizer."""
+    trainer: L.Trainer
+    """Lightning's loop."""
+    metrics: Metrics
+    """What was measured."""
+    facts: dict[str, str]
+    """What a person should know before it starts."""
+
+
+def train(config: Config, job: Job, terminal: Terminal) -> float:
+    """Run a config in a folder; returns the final validation loss in bits a byte.
+
+    Whatever happens, summary.json says how it ended, and what was written stays.
+    """
+    with Record(config, job) as record:
+        seed(config)
+        with build(config, record, terminal) as experiment:
+            log_config(config, record, experiment, terminal)
+            fit(config, experiment, terminal)
+    return report(record, experiment, terminal)
+
+
+def seed(config: Config) -> None:
+    """Make everything random that follows depend on the seed alone."""
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    if config.hardware.num_threads is not None:
+        torch.set_num_threads(config.hardware.num_threads)
+
+
+@contextmanager
+def build(config: Config, record: Record, terminal: Terminal) -> Iterator[Experiment]:
+    """Start the streamer; make model, loggers and trainer; end all of it again."""
+    machine = choose_machine(config.hardware, config.precision)
+    micro = choose_micro_batch(
+        config.hardware, config.run.batch_tokens, config.model.context, machine.accelerator == "gpu"
+    )
+    with ExitStack() as stack:
+        terminal.say("starting the streamer, making the tokenizer ...")
+        data = StreamDataModule(
+            config, micro_batch_tokens=micro, log_path=record.folder.streamer_log
+        )
+        stack.callback(data.close)
+        data.connect()
+        module = GPTModule(config, data.tokenizer)
+        flops = flops_per_token(config.model, module.model)
+        compiled, compile_words = choose_compile(
+            config.hardware, machine, flops * config.run.max_tokens
+        )
+        if compiled:
+            module.compile_model()
+        clock = Clock()
+        metrics = Metrics(config, record.folder, clock, terminal)
+        checkpoints = Checkpoints(config, record.folder, clock)
+        signals = stack.enter_context(StopSignals())
+        loggers = open_loggers(config, record, stack)
+        record.loggers, record.metrics = loggers, metrics  # type: ignore[assignment]
+        callbacks = [
+            metrics,
+            Samples(config, clock, terminal),
+            checkpoints,
+            Stop(config, signals, checkpoints),
+        ]
+        trainer = new_trainer(config, machine.accelerator, micro, loggers, callbacks)
+        total = sum(p.numel() for p in module.model.parameters())
+        metrics.parameters = total
+        facts = {
+            "machine": f"{machine.description}, {config.precision.name}, compile {compile_words}",
+            "model": f"{config.arch.name}, {total / 1e6:.1f} M parameters, "
+            f"{flops / 1e6:,.0f} MFLOP a token",
+            "tokenizer": f"{config.tokenizer.name}, {data.tokenizer.vocab_size:,} tokens",
+            "budget": f"{config.run.num_steps:,} steps of {config.run.batch_tokens:,} tokens, "
+            f"{config.run.num_steps * config.run.batch_tokens / total:.2g} tokens a parameter",
+            "folder": str(record.job.folder),
+        }
+        facts |= {"note": note for note in machine.notes}
+        yield Experiment(data, module, trainer, metrics, facts)
+
+
+def open_loggers(config: Config, record: Record, stack: ExitStack) -> list[Logger]:
+    """The files, and W&B if it is chosen."""
+    loggers: list[Logger] = [FileLogger(record.folder)]
+    if isinstance(config.logger, WandbConfig):
+        from babygpt_exp.tracking.wandb import WandbRun, wandb_folders
+
+        stack.enter_context(wandb_folders(record.job.folder / "wandb"))
+        run = WandbRun(config.logger, record.job, config.plain)
+        run.start()
+        loggers.append(run)
+    return loggers
+
+
+def new_trainer(
+    config: Config, accelerator: str, micro_batch_tokens: int, loggers: list[Logger],
+    callbacks: list[L.Callback],
+) -> L.Trainer:
+    """Lightning's trainer with nothing on that this package does itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    num_micro_batches = config.run.batch_tokens // micro_batch_tokens
+    eval_steps = config.run.interval_steps(config.run.eval_every_tokens, parts=8)
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=config.precision.name,
+        logger=loggers,
+        callbacks=callbacks,
+        max_epochs=-1,
+        accumulate_grad_batches=num_micro_batches,
+        val_check_interval=eval_steps * num_micro_batches,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        inference_mode=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def log_config(
+    config: Config, record: Record, experiment: Experiment, terminal: Terminal
+) -> None:
+    """Write the config and the tokenizer, and say what is going to happen."""
+    write_whole(record.folder.config, OmegaConf.to_yaml(OmegaConf.create(config.plain)))
+    write_whole(record.folder.tokenizer, experiment.data.tokenizer.json)
+    terminal.table("babygpt", experiment.facts)
+
+
+def fit(config: Config, experiment: Experiment, terminal: Terminal) -> None:
+    """Train to the budget."""
+    terminal.begin(config.run.num_steps)
+    try:
+        experiment.trainer.fit(experiment.module, datamodule=experiment.data)
+    except SystemExit as error:  # Lightning's end of a KeyboardInterrupt
+        raise RunInterrupted("stopped by Ctrl-C") from error
+    finally:
+        terminal.end()
+
+
+def report(record: Record, experiment: Experiment, terminal: Terminal) -> float:
+    """Say how it ended and where to look; returns the final bits a byte."""
+    summary, folder = record.summary, record.folder
+    wandb_log = next(folder.path.glob("wandb/*run-*/run-*.wandb"), None)
+    rows = {
+        "validation": f"{summary['final_val_loss']:.3f} nats a token = "
+        f"{summary['final_val_bpb']:.4f} bits a byte",
+        "speed": f"{summary['tokens_per_s']:,.0f} tokens/s, {clock_text(summary['seconds'])} in all",
+        "curve": str(folder.curve),
+        "samples": str(folder.samples),
+        "model": str(folder.last_checkpoint),
+    }
+    if wandb_log is not None:
+        rows["look"] = f"wandb leet {wandb_log.parent}"
+        rows["upload"] = f"wandb sync {wandb_log.parent}"
+    terminal.table("done", rows)
+    return float(summary["final_val_bpb"])

@@ -1,0 +1,163 @@
+"""The token cache: one file a shard and split, mapped where large, checked when opened.
+
+An entry is 64 bytes of header and the raw little-endian array. It is written under another name
+and renamed, so that a reader sees a whole entry or none, and two writers do no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import struct
+import tempfile
+import uuid
+import zlib
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+
+from streamer.tokens import ShardTokens, TokenSpec
+
+log = logging.getLogger(__name__)
+
+_MAGIC = b"BGTOKENS"
+_VERSION = 1
+_HEADER = struct.Struct("<8sIIQQQI")
+"""Magic, version, bytes a token, tokens, documents, UTF-8 bytes, CRC-32 of the array. Zeros to
+byte 60, then the CRC-32 of the 60 bytes before it."""
+_HEADER_BYTES = 64
+
+SMALLEST_MAPPED_BYTES = 4 << 20
+"""Smaller entries are read: a mapping holds a file descriptor, and there may be many."""
+
+
+class DamagedEntryError(Exception):
+    """A cache entry that does not hold what its header promises."""
+
+
+def default_cache_dir() -> Path:
+    """$XDG_CACHE_HOME or ~/.cache, /babygpt_exp/tokens; a temporary folder where that fails."""
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    home = os.environ.get("HOME") or ""
+    if not base and home:
+        base = os.path.join(home, ".cache")
+    if base and os.path.isabs(base):
+        folder = Path(base, "babygpt_exp", "tokens")
+        if _is_writable(folder):
+            return folder
+    fallback = Path(tempfile.gettempdir(), f"babygpt_exp-{os.getuid()}", "tokens")
+    log.warning("no writable cache folder in the home directory: tokens are kept in %s", fallback)
+    return fallback
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+class TokenCache:
+    """Entries by shard and specification, in one folder.
+
+    Where the folder cannot be written, everything works from memory and a warning says so once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._bypassed = False
+
+    def path(self, shard_fingerprint: str, spec: TokenSpec) -> Path:
+        """Where the entry of a shard lies."""
+        parts = json.dumps([_VERSION, shard_fingerprint, *astuple(spec)])
+        key = hashlib.blake2b(parts.encode(), digest_size=20).hexdigest()
+        return self.folder / "shards" / key[:2] / f"{key}.tokens"
+
+    def load(self, shard_fingerprint: str, spec: TokenSpec) -> ShardTokens | None:
+        """The entry, or None where there is none; a damaged one is removed."""
+        path = self.path(shard_fingerprint, spec)
+        try:
+            return _read(path, np.dtype(spec.dtype))
+        except FileNotFoundError:
+            return None
+        except DamagedEntryError as error:
+            log.warning("removed a damaged cache entry, making it again: %s: %s", path, error)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as unlink_error:
+                self._bypass(unlink_error)
+        except OSError as error:
+            self._bypass(error)
+        return None
+
+    def store(self, shard_fingerprint: str, spec: TokenSpec, made: ShardTokens) -> ShardTokens:
+        """Writes an entry and returns it as read back, or `made` itself if that fails."""
+        path = self.path(shard_fingerprint, spec)
+        body = made.tokens.tobytes()
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(_header(made, zlib.crc32(body)))
+                    file.write(body)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            self._bypass(error)
+            return made
+        return self.load(shard_fingerprint, spec) or made
+
+    def _bypass(self, error: OSError) -> None:
+        if not self._bypassed:
+            self._bypassed = True
+            log.warning("cache bypassed: %s: %s", self.folder, error.strerror or error)
+
+
+def _header(made: ShardTokens, crc: int) -> bytes:
+    start = _HEADER.pack(
+        _MAGIC,
+        _VERSION,
+        made.tokens.itemsize,
+        made.tokens.size,
+        made.num_documents,
+        made.num_bytes,
+        crc,
+    ).ljust(_HEADER_BYTES - 4, b"\0")
+    return start + struct.pack("<I", zlib.crc32(start))
+
+
+def _read(path: Path, dtype: np.dtype[np.unsignedinteger]) -> ShardTokens:
+    """Reads or maps an entry; checks all of it, which also brings it into memory."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(_HEADER_BYTES)
+        if len(start) < _HEADER_BYTES:
+            raise DamagedEntryError("it is cut short")
+        (header_crc,) = struct.unpack("<I", start[-4:])
+        if zlib.crc32(start[:-4]) != header_crc:
+            raise DamagedEntryError("the header's checksum differs")
+        magic, version, itemsize, num_tokens, num_documents, num_bytes, crc = _HEADER.unpack(
+            start[: _HEADER.size]
+        )
+        if (magic, version, itemsize) != (_MAGIC, _VERSION, dtype.itemsize):
+            raise DamagedEntryError("it has another format")
+        if size != _HEADER_BYTES + num_tokens * itemsize:
+            raise DamagedEntryError("its size differs")
+        if size < SMALLEST_MAPPED_BYTES:
+            view = memoryview(file.read())
+        else:
+            view = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+            view = view[_HEADER_BYTES:]
+    if zlib.crc32(view) != crc:
+        raise DamagedEntryError("the checksum differs")
+    return ShardTokens(np.frombuffer(view, dtype), num_documents, num_bytes)

@@ -1,0 +1,198 @@
+"""The client: batches from one or more equal servers, each exactly once whatever happens.
+
+One thread owns the event loop and all connections. A stream buffers as many batches as it grants
+credit for, and grants more as its consumer takes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Coroutine, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import aiohttp
+
+from streamer.stream import Batch, Stream, StreamRequest
+from streamer.transport import (
+    Deadline,
+    StreamError,
+    TransientError,
+    connected,
+    receive,
+    with_retries,
+)
+
+__all__ = ["Batch", "Stream", "StreamClient", "StreamError"]
+
+T = TypeVar("T")
+
+PAGE_DOCUMENTS = 1000
+PAGE_BYTES = 4 << 20
+CLOSE_SECONDS = 5.0
+SOCKET_CONNECT_SECONDS = 5.0
+
+
+class StreamClient:
+    """Talks to the servers at `urls` (ws://host:port/ws), any of which may answer.
+
+    Every method may be called from any thread. All raise StreamError: at once for what is wrong
+    for good, and after `deadline_seconds` without progress for the rest.
+    """
+
+    def __init__(self, urls: Sequence[str], *, deadline_seconds: float = 60.0) -> None:
+        if isinstance(urls, str) or not urls:
+            raise ValueError("urls must be a list of at least one address")
+        self.urls = list(urls)
+        self.deadline_seconds = deadline_seconds
+        self._tokenizers: dict[str, str] = {}
+        self._streams: list[Stream] = []
+        self._closed = False
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="stream-client", daemon=True)
+        self._thread.start()
+        self._session = self._call(self._new_session())
+
+    def info(self) -> dict[str, Any]:
+        """What the server says of itself: version, protocol, limits, sources."""
+        return self._call(self._request({"op": "info"}, self._deadline()))
+
+    def documents(self, *, split: str, fraction: float, salt: str, max_documents: int) -> list[str]:
+        """The first documents of a split in natural order, as raw text."""
+        return self._call(self._documents(split, fraction, salt, max_documents))
+
+    def upload_tokenizer(self, tokenizer_json: str) -> str:
+        """Makes a tokenizer known to the server; returns its SHA-256 in hexadecimal digits."""
+        digest = hashlib.sha256(tokenizer_json.encode()).hexdigest()
+        self._tokenizers[digest] = tokenizer_json
+        self._call(with_retries(self.urls, self._deadline(), lambda url: self._upload(url, digest)))
+        return digest
+
+    def open(
+        self,
+        *,
+        plan: dict[str, Any],
+        split: str,
+        cursor: dict[str, Any] | None = None,
+        batch: int,
+        rank: int = 0,
+        world: int = 1,
+        credit: int = 8,
+        epochs: int | None = None,
+    ) -> Stream:
+        """Opens a stream of one rank's part of each batch, from `cursor` on.
+
+        `plan` may lack `sources`, which the server fills in; a plan with them is refused where
+        the server's data differ. Waits until the first group of shards is prepared.
+        """
+        fields = {"plan": plan, "split": split, "cursor": cursor, "batch": batch, "rank": rank}
+        request = StreamRequest(fields | {"world": world, "epochs": epochs}, credit)
+        stream = Stream(request, self.urls, self._deadline(), self._loop, self._session)
+        with self._lock:
+            if self._closed:
+                raise StreamError("closed", "", "this client is closed")
+            for known in self._streams:
+                if known.is_finished:
+                    known.close()
+            self._streams = [*(s for s in self._streams if not s.is_closed), stream]
+        stream.start(self._upload)
+        return stream
+
+    def close(self) -> None:
+        """Closes all streams and connections and ends the thread."""
+        with self._lock:
+            if self._closed:
+                return
+            for stream in self._streams:
+                stream.close()
+            self._call(self._session.close())
+            self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_SECONDS)
+
+    def __enter__(self) -> StreamClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self.deadline_seconds)
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._closed:
+            work.close()
+            raise StreamError("closed", "", "this client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    async def _new_session(self) -> aiohttp.ClientSession:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SOCKET_CONNECT_SECONDS)
+        return aiohttp.ClientSession(timeout=timeout)
+
+    async def _request(self, message: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        async def attempt(url: str) -> dict[str, Any]:
+            async with connected(self._session, url) as socket:
+                await socket.send_json(message)
+                reply = await receive(socket)
+                if isinstance(reply, bytes) or reply["op"] != message["op"]:
+                    raise TransientError("the server answered something else")
+                return reply
+
+        return await with_retries(self.urls, deadline, attempt)
+
+    async def _documents(
+        self, split: str, fraction: float, salt: str, max_documents: int
+    ) -> list[str]:
+        found: list[str] = []
+        cursor: dict[str, Any] | None = None
+        deadline = self._deadline()
+        while len(found) < max_documents:
+            message = {
+                "op": "text",
+                "split": split,
+                "fraction": fraction,
+                "salt": salt,
+                "max_documents": min(PAGE_DOCUMENTS, max_documents - len(found)),
+                "max_bytes": PAGE_BYTES,
+                "cursor": cursor,
+            }
+            page = await self._request(message, deadline)
+            deadline.advance()
+            found += page["documents"]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        return found
+
+    async def _upload(self, url: str, digest: str) -> None:
+        """Sends a tokenizer to one endpoint unless it is known there."""
+        if digest not in self._tokenizers:
+            message = f"tokenizer {digest} is unknown to the server; upload it first"
+            raise StreamError("unknown_tokenizer", "plan.tokenizer.hash", message)
+        async with connected(self._session, url) as socket:
+            for content in ({"hash": digest}, {"json": self._tokenizers[digest]}):
+                await socket.send_json({"op": "tokenizer"} | content)
+                reply = await receive(socket)
+                if isinstance(reply, bytes) or reply.get("op") != "tokenizer":
+                    raise TransientError("the server answered something else")
+                if reply["known"]:
+                    return
+        raise TransientError("the server forgot a tokenizer at once")

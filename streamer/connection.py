@@ -1,0 +1,247 @@
+"""A connection that speaks `babygpt.stream.v2`: its requests, its feeds and its manners."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from streamer import __version__
+from streamer.cursor import MAX_COUNT
+from streamer.errors import RequestError, SourceError
+from streamer.feed import Feed, OpenRequest
+from streamer.fields import Fields, bad_field
+from streamer.library import Library, as_request_error
+from streamer.pages import read_page
+from streamer.plan import source_payload
+from streamer.protocol import (
+    MAX_CONTROL_BYTES,
+    MAX_CREDIT,
+    MAX_ERRORS,
+    MAX_REQUESTS,
+    MAX_STREAMS,
+    MAX_TOKENIZER_BYTES,
+    SEND_SECONDS,
+    SUBPROTOCOL,
+    limits,
+)
+from streamer.tokens import StoppingError
+
+log = logging.getLogger(__name__)
+
+Reply = dict[str, Any]
+
+
+class Connection:
+    """One client. A request that is refused leaves all else as it was."""
+
+    def __init__(
+        self, socket: web.WebSocketResponse, abort: Callable[[], None], library: Library
+    ) -> None:
+        """`abort` cuts the transport of a client that no longer reads."""
+        self._socket = socket
+        self._abort = abort
+        self._library = library
+        self._feeds: dict[int, Feed] = {}
+        self._feed_tasks: dict[int, asyncio.Task[None]] = {}
+        self._requests: set[asyncio.Task[None]] = set()
+        self._num_errors = 0
+        self._operations: dict[str, Callable[[Fields], Awaitable[Reply]]] = {
+            "info": self._info,
+            "text": self._text,
+            "tokenizer": self._tokenizer,
+        }
+
+    async def serve(self) -> None:
+        """Answers until the client goes."""
+        try:
+            async for message in self._socket:
+                if message.type is WSMsgType.TEXT:
+                    await self._receive(message.data)
+                elif message.type is WSMsgType.BINARY:
+                    await self._socket.close(
+                        code=WSCloseCode.UNSUPPORTED_DATA, message=b"control messages are text"
+                    )
+        except ConnectionError:
+            log.debug("a client went while it was being answered")
+        finally:
+            tasks = [*self._feed_tasks.values(), *self._requests]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def say_goodbye(self) -> None:
+        """Tells the client that the server stops, and closes."""
+        try:
+            async with asyncio.timeout(2.0):
+                await self._send_json({"op": "bye", "reason": "the server is stopping"})
+                await self._socket.close(code=WSCloseCode.SERVICE_RESTART, message=b"stopping")
+        except (ConnectionError, TimeoutError):
+            self._abort()
+
+    async def _receive(self, text: str) -> None:
+        context: Reply = {}
+        try:
+            fields = Fields(await self._parse(text))
+            operation = fields.choice("op", (*self._operations, "open", "credit", "close"))
+            large = len(text) > MAX_CONTROL_BYTES
+            if large and (operation != "tokenizer" or len(text) > MAX_TOKENIZER_BYTES):
+                raise RequestError("limit", "", f"a {operation} message of {len(text)} characters")
+            if operation in self._operations:
+                context = {"id": fields.integer("id", 0, MAX_COUNT)} if fields.has("id") else {}
+                fields.discard("id")
+                if len(self._requests) >= MAX_REQUESTS:
+                    message = f"more than {MAX_REQUESTS} requests at once"
+                    raise RequestError("busy", "", message, retry=True)
+                self._start_request(self._operations[operation](fields), operation, context)
+            else:
+                stream = fields.integer("stream", 0, MAX_COUNT)
+                context = {"stream": stream}
+                self._stream_operation(operation, stream, fields)
+        except RequestError as error:
+            await self._refuse(error, context)
+
+    async def _parse(self, text: str) -> object:
+        def parse() -> object:
+            try:
+                return json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise RequestError(
+                    "bad_request", "", f"a message that is no JSON: {error}"
+                ) from error
+
+        small = len(text) <= MAX_CONTROL_BYTES
+        return parse() if small else await self._library.quickly(parse)
+
+    def _start_request(self, work: Awaitable[Reply], operation: str, context: Reply) -> None:
+        task = asyncio.create_task(self._answer(work, operation, context))
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+
+    async def _answer(self, work: Awaitable[Reply], operation: str, context: Reply) -> None:
+        async def reply() -> None:
+            try:
+                message = {"op": operation, **(await work), **context}
+                text = await self._library.quickly(partial(_dump, message))
+            except SourceError as error:
+                raise as_request_error(error) from error
+            async with self._sending():
+                await self._socket.send_str(text)
+
+        await self._guard(reply(), context)
+
+    async def _guard(self, work: Coroutine[Any, Any, None], context: Reply) -> None:
+        """Runs `work`, and tells the client what went wrong with it."""
+        try:
+            try:
+                await work
+            except RequestError as error:
+                await self._refuse(error, context)
+            except (ConnectionError, StoppingError):
+                log.debug("given up: %s", context)
+            except Exception as error:
+                log.exception("a bug in the streamer")
+                bug = RequestError("internal", "", f"{type(error).__name__}; see the server's log")
+                await self._refuse(bug, context)
+        except ConnectionError:
+            log.debug("a client went while it was being answered")
+
+    def _stream_operation(self, operation: str, stream: int, fields: Fields) -> None:
+        if operation == "open":
+            if stream in self._feeds:
+                raise RequestError("bad_request", "stream", f"stream {stream} is open already")
+            if len(self._feeds) >= MAX_STREAMS:
+                raise RequestError("limit", "stream", f"at most {MAX_STREAMS} streams")
+            request = OpenRequest.parse(fields)
+            feed = Feed(stream, request, self._library, self._send_json, self._send_bytes)
+            self._feeds[stream] = feed
+            task = asyncio.create_task(self._guard(feed.run(), {"stream": stream}))
+            self._feed_tasks[stream] = task
+            task.add_done_callback(lambda _: self._forget(stream, feed))
+            return
+        num_batches = fields.integer("batches", 1, MAX_CREDIT) if operation == "credit" else 0
+        fields.done()
+        if operation == "close" and stream in self._feeds:
+            self._feed_tasks[stream].cancel()
+            self._forget(stream, self._feeds[stream])
+        elif stream in self._feeds:
+            self._feeds[stream].grant(num_batches)
+        # A stream may have ended while the client's last message to it was under way.
+
+    def _forget(self, stream: int, feed: Feed) -> None:
+        if self._feeds.get(stream) is feed:
+            del self._feeds[stream], self._feed_tasks[stream]
+
+    async def _info(self, fields: Fields) -> Reply:
+        fields.done()
+        listing = await self._library.listing()
+        source = source_payload(listing) | {
+            "num_files": len(listing.snapshot),
+            "num_shards": len(listing.shards),
+            "num_bytes": listing.num_bytes,
+        }
+        return {
+            "version": __version__,
+            "protocol": SUBPROTOCOL,
+            "limits": limits(),
+            "sources": [source],
+        }
+
+    async def _text(self, fields: Fields) -> Reply:
+        return await read_page(self._library, fields)
+
+    async def _tokenizer(self, fields: Fields) -> Reply:
+        if fields.has("json"):
+            text = fields.string("json", MAX_TOKENIZER_BYTES)
+            fields.done()
+            tokenizer = await self._library.add_tokenizer(text)
+            return {"hash": tokenizer.hash, "known": True}
+        if not fields.has("hash"):
+            raise bad_field("hash", "or json must be given")
+        digest = fields.hexadecimal("hash", 64)
+        fields.done()
+        return {"hash": digest, "known": self._library.find_tokenizer(digest) is not None}
+
+    async def _refuse(self, error: RequestError, context: Reply) -> None:
+        self._num_errors += 1
+        await self._send_json({**error.payload(), **context})
+        if self._num_errors >= MAX_ERRORS and not self._socket.closed:
+            await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"too many errors")
+
+    async def _send_json(self, message: Reply) -> None:
+        async with self._sending():
+            await self._socket.send_str(_dump(message))
+
+    async def _send_bytes(self, frame: bytes) -> None:
+        async with self._sending():
+            await self._socket.send_bytes(frame)
+
+    def _sending(self) -> Sending:
+        return Sending(self._abort)
+
+
+def _dump(message: Reply) -> str:
+    return json.dumps(message, ensure_ascii=False)
+
+
+class Sending:
+    """A send with a deadline: a client that does not read is cut off, as nothing else helps."""
+
+    def __init__(self, abort: Callable[[], None]) -> None:
+        self._abort = abort
+        self._timeout = asyncio.timeout(SEND_SECONDS)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*raised)
+        except TimeoutError as error:
+            self._abort()
+            raise ConnectionResetError("the client does not read") from error

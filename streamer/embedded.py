@@ -1,0 +1,120 @@
+"""An embedded streamer: a server of one's own, in its own process, that never outlives its user."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+STOP_SECONDS = 4.5
+"""After SIGTERM and this long, the process is killed."""
+
+
+class EmbeddedStreamerError(Exception):
+    """The server did not start; the message is its own, one line."""
+
+
+class EmbeddedStreamer:
+    """Serves `source` at `.url` between entering and leaving.
+
+    The process has its own session, so that Ctrl-C in a terminal reaches only its user, who stops
+    it; it also stops by itself when its user ends in any other way.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        column: str = "text",
+        cache_dir: Path | None = None,
+        log_path: Path | None = None,
+        startup_seconds: float = 120.0,
+    ) -> None:
+        self.url = ""
+        """Address to give to StreamClient."""
+        self._startup_seconds = startup_seconds
+        self._log_path = log_path
+        self._process: subprocess.Popen[bytes] | None = None
+        # -P: a folder named streamer where the user happens to stand is not this package.
+        self._command = [sys.executable, "-P", "-m", "streamer", f"--source={source}"]
+        self._command += [f"--column={column}", "--port=0", "--stop-with-parent"]
+        if cache_dir is not None:
+            self._command.append(f"--cache-dir={cache_dir}")
+
+    def __enter__(self) -> EmbeddedStreamer:
+        package_parent = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+        with self._open_log() as log:
+            log_start = log.seek(0, os.SEEK_END)
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,
+            )
+            try:
+                self.url = self._read_url(log, log_start)
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the server within 5 s; does nothing if it is not running."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _open_log(self) -> IO[bytes]:
+        if self._log_path is None:
+            return tempfile.TemporaryFile()
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        return open(self._log_path, "a+b")
+
+    def _read_url(self, log: IO[bytes], log_start: int) -> str:
+        """Waits for the line that says where the server listens; raises EmbeddedStreamerError."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        deadline = time.monotonic() + self._startup_seconds
+        said = b""
+        while not said.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+                raise EmbeddedStreamerError(
+                    f"the embedded streamer was not ready within {self._startup_seconds:g} s"
+                )
+            chunk = os.read(pipe, 4096)
+            if not chunk:
+                log.seek(log_start)
+                lines = log.read().decode(errors="replace").strip().splitlines()
+                raise EmbeddedStreamerError(
+                    lines[-1] if lines else "the embedded streamer ended without a word"
+                )
+            said += chunk
+        return said.decode().split()[-1]

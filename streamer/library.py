@@ -1,0 +1,180 @@
+"""The library: one source, its tokenizers and its prepared shards, shared by all streams.
+
+Everything slow happens in threads; whoever asks for the same shard waits for the same work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from streamer.blocks import Group
+from streamer.cache import TokenCache
+from streamer.cursor import Position
+from streamer.errors import RequestError, SourceError
+from streamer.order import SHARDS, permutation, permutation_key
+from streamer.plan import Plan
+from streamer.sources.files import FileMemo
+from streamer.sources.listing import Listing, Shard, list_source, read_shard, scan
+from streamer.split import split_documents
+from streamer.tokens import ShardTokens, StoppingError, TextTokenizer, TokenSpec, tokenize
+
+T = TypeVar("T")
+
+NUM_PREPARING_THREADS = 2
+"""One reads while the other tokenizes, which uses all cores by itself."""
+KEPT_TOKEN_BYTES = 256 << 20
+"""Prepared shards kept at hand: validation is opened again and again."""
+KEPT_TEXT_SHARDS = 2
+"""Shards of documents kept at hand: text is asked for page by page."""
+KEPT_TOKENIZERS = 64
+"""Uploaded tokenizers; the oldest is forgotten first, and uploaded again when missed."""
+
+
+class Library:
+    """What a server serves. All methods belong to its event loop; `close` ends its threads."""
+
+    def __init__(self, source: str, column: str, cache: TokenCache) -> None:
+        self.source = source
+        self.column = column
+        self._cache = cache
+        self._memo = FileMemo(cache.folder / "files")
+        self._preparing = ThreadPoolExecutor(NUM_PREPARING_THREADS, "prepare")
+        self._quick = ThreadPoolExecutor(4, "quick")
+        self._listing: Listing | None = None
+        self._listing_lock = asyncio.Lock()
+        self._tokenizers: OrderedDict[str, TextTokenizer] = OrderedDict()
+        self._shards: OrderedDict[tuple[str, TokenSpec], ShardTokens] = OrderedDict()
+        self._pending: dict[tuple[str, TokenSpec], asyncio.Task[ShardTokens]] = {}
+        self._texts: OrderedDict[str, list[str]] = OrderedDict()
+        self._stopping = threading.Event()
+        self._progress_lock = threading.Lock()
+        self.num_characters = 0
+        """Text tokenized since the start: a sign of life for those who wait."""
+
+    def close(self) -> None:
+        """Gives up what is being prepared."""
+        self._stopping.set()
+        for task in self._pending.values():
+            task.cancel()
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._quick.shutdown(wait=False, cancel_futures=True)
+
+    async def quickly(self, function: Callable[[], T]) -> T:
+        """Runs what takes no more than moments outside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._quick, function)
+
+    async def listing(self) -> Listing:
+        """The source as it is now, listed anew if a file came, went or changed."""
+        async with self._listing_lock:
+            known = self._listing
+            if known is None or await self.quickly(lambda: scan(self.source)) != known.snapshot:
+                known = await self.quickly(
+                    lambda: list_source(self.source, self.column, self._memo)
+                )
+                self._listing = known
+            return known
+
+    def find_tokenizer(self, digest: str) -> TextTokenizer | None:
+        """An uploaded tokenizer by its hash."""
+        if digest in self._tokenizers:
+            self._tokenizers.move_to_end(digest)
+        return self._tokenizers.get(digest)
+
+    async def add_tokenizer(self, tokenizer_json: str) -> TextTokenizer:
+        """Keeps a tokenizer; raises RequestError if it is none."""
+        tokenizer = await self.quickly(lambda: TextTokenizer(tokenizer_json))
+        self._tokenizers[tokenizer.hash] = tokenizer
+        while len(self._tokenizers) > KEPT_TOKENIZERS:
+            self._tokenizers.popitem(last=False)
+        return tokenizer
+
+    async def documents(self, listing: Listing, index: int) -> list[str]:
+        """The documents of the index-th shard; raises SourceError."""
+        shard = listing.shards[index]
+        found = self._texts.get(shard.fingerprint)
+        if found is None:
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._preparing, read_shard, shard, listing.column
+            )
+            self._texts[shard.fingerprint] = found
+            while len(self._texts) > KEPT_TEXT_SHARDS:
+                self._texts.popitem(last=False)
+        return found
+
+    async def group(
+        self,
+        listing: Listing,
+        plan: Plan,
+        spec: TokenSpec,
+        tokenizer: TextTokenizer,
+        position: Position,
+    ) -> Group:
+        """The group of shards at a position, prepared; raises SourceError."""
+        size = plan.shuffle_shards
+        epoch, at = position.epoch, slice(position.group * size, (position.group + 1) * size)
+        if plan.seed is None:
+            chosen, key = listing.shards[at], None
+        else:
+            order = permutation(permutation_key(plan.seed, epoch, SHARDS), len(listing.shards))
+            chosen = [listing.shards[index] for index in order[at]]
+            key = permutation_key(plan.seed, epoch, 1 + position.group)
+        prepared = await asyncio.gather(
+            *(self._tokens(shard, listing.column, spec, tokenizer) for shard in chosen)
+        )
+        tokens = [shard.tokens for shard in prepared]
+        return await self.quickly(lambda: Group(tokens, plan.sequence_tokens, key, spec.eot_id))
+
+    async def _tokens(
+        self, shard: Shard, column: str, spec: TokenSpec, tokenizer: TextTokenizer
+    ) -> ShardTokens:
+        key = (shard.fingerprint, spec)
+        found = self._shards.get(key)
+        if found is not None:
+            self._shards.move_to_end(key)
+            return found
+        task = self._pending.get(key)
+        if task is None:
+            task = asyncio.create_task(self._prepare(shard, column, spec, tokenizer))
+            self._pending[key] = task
+            task.add_done_callback(lambda done: self._keep(key, done))
+        return await asyncio.shield(task)
+
+    async def _prepare(
+        self, shard: Shard, column: str, spec: TokenSpec, tokenizer: TextTokenizer
+    ) -> ShardTokens:
+        def work() -> ShardTokens:
+            found = self._cache.load(shard.fingerprint, spec)
+            if found is not None:
+                return found
+            documents, num_bytes = split_documents(
+                read_shard(shard, column), spec.split, spec.fraction, spec.salt
+            )
+            made = tokenize(documents, num_bytes, tokenizer, spec, self._report)
+            return self._cache.store(shard.fingerprint, spec, made)
+
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, work)
+
+    def _keep(self, key: tuple[str, TokenSpec], task: asyncio.Task[ShardTokens]) -> None:
+        del self._pending[key]
+        if task.cancelled() or task.exception() is not None:
+            return
+        self._shards[key] = task.result()
+        num_bytes = sum(shard.tokens.nbytes for shard in self._shards.values())
+        while num_bytes > KEPT_TOKEN_BYTES and len(self._shards) > 1:
+            num_bytes -= self._shards.popitem(last=False)[1].tokens.nbytes
+
+    def _report(self, num_characters: int) -> None:
+        if self._stopping.is_set():
+            raise StoppingError
+        with self._progress_lock:
+            self.num_characters += num_characters
+
+
+def as_request_error(error: SourceError) -> RequestError:
+    """What a client is told of a source that cannot be read."""
+    return RequestError("source", "", str(error))

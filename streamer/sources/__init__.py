@@ -1,0 +1,1 @@
+"""Where text comes from: each kind of source lists its shards and reads one as documents."""

@@ -1,0 +1,70 @@
+r"""Plain text, cut into documents without losing a byte.
+
+A document ends after a blank line once it has 4 KiB; where none comes within 64 KiB, after the
+next newline. A slice of a file begins at the first such place at or after its nominal start, so
+that slices depend on the content alone, and joined documents are the file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import BinaryIO
+
+from streamer.errors import SourceError
+from streamer.sources.files import READ_BYTES, skip
+
+SMALLEST_BYTES = 4 << 10
+LARGEST_BYTES = 64 << 10
+_BLANK_LINES = re.compile(rb"\n(?:[ \t]*\r?\n)+")
+
+
+def find_cut(
+    data: bytes | bytearray, position: int, stop: int, window_bytes: int = LARGEST_BYTES
+) -> int | None:
+    """The first place at or after `position` where a document may end, None if not before `stop`.
+
+    Right after the blank lines that begin within `window_bytes`, else right after the first
+    newline beyond it. All positions count bytes of `data`.
+    """
+    if position >= stop:
+        return None
+    match = _BLANK_LINES.search(data, position, min(stop, position + window_bytes))
+    if match:
+        return match.end()
+    newline = data.find(b"\n", position + window_bytes, stop)
+    return None if newline < 0 else newline + 1
+
+
+def read_slice(stream: BinaryIO, start: int, stop: int, size: int) -> bytes:
+    """The bytes of slice [start, stop) of a file of `size` bytes, moved to where documents end."""
+    skip(stream, start)
+    data = bytearray(stream.read(stop - start + LARGEST_BYTES))
+    length = stop - start
+    if stop >= size:
+        end = len(data)
+    else:
+        while (found := find_cut(data, length, len(data))) is None:
+            chunk = stream.read(READ_BYTES)
+            if not chunk:
+                break
+            data += chunk
+        end = len(data) if found is None else found
+    begin = 0 if start == 0 else find_cut(data, 0, end)
+    return bytes(data[end if begin is None else begin : end])
+
+
+def read_documents(name: str, stream: BinaryIO, start: int, stop: int, size: int) -> list[str]:
+    """The documents of one slice; raises SourceError where the text is not UTF-8."""
+    data = read_slice(stream, start, stop, size)
+    documents: list[str] = []
+    position, rest = 0, LARGEST_BYTES - SMALLEST_BYTES
+    while position < len(data):
+        cut = find_cut(data, position + SMALLEST_BYTES, len(data), rest) or len(data)
+        try:
+            documents.append(data[position:cut].decode())
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{name} is not UTF-8 near byte {start + position + error.start}; convert it first"
+            ) from error
+        position = cut
+    return documents

@@ -1,0 +1,173 @@
+"""How a client reaches a server: connections, retries, and which faults are worth another try."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import aiohttp
+
+from streamer.errors import one_line
+from streamer.protocol import HEARTBEAT_SECONDS, MAX_FRAME_BYTES, SUBPROTOCOL
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 10.0
+FIRST_DELAY_SECONDS = 0.1
+LONGEST_DELAY_SECONDS = 10.0
+DELAY_GROWTH = 1.5
+
+
+class StreamError(Exception):
+    """A stream or request that failed for good; str() is one line.
+
+    code: a word of protocol.ERROR_CODES, or `deadline`, `closed`, `refused`, `corrupt_frame`.
+    field: dotted name of the offending field, "" where no single one is to blame.
+    """
+
+    def __init__(self, code: str, field: str, message: str) -> None:
+        super().__init__(one_line(message))
+        self.code = code
+        self.field = field
+
+
+class TransientError(Exception):
+    """Something that another connection may cure."""
+
+
+FAULTS = (TransientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
+
+
+@asynccontextmanager
+async def connected(
+    session: aiohttp.ClientSession, url: str
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """A WebSocket to one endpoint; raises StreamError where trying again is pointless."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            socket = await session.ws_connect(
+                url,
+                protocols=(SUBPROTOCOL,),
+                heartbeat=HEARTBEAT_SECONDS / 2,
+                max_msg_size=MAX_FRAME_BYTES + 1024,
+                timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+            )
+    except aiohttp.InvalidURL as error:
+        raise StreamError("refused", "url", f"{url} is not a ws:// or wss:// address") from error
+    except aiohttp.WSServerHandshakeError as error:
+        if 400 <= error.status < 500 and error.status not in (408, 429):
+            message = f"{url} refused the connection with HTTP {error.status}"
+            raise StreamError("refused", "url", message) from error
+        raise
+    try:
+        if socket.protocol != SUBPROTOCOL:
+            raise StreamError("refused", "url", f"{url} does not speak {SUBPROTOCOL}")
+        yield socket
+    finally:
+        await socket.close()
+
+
+async def receive(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any] | bytes:
+    """The next message: a JSON object, or a data frame.
+
+    Raises TransientError at the end of a connection and for an error that is worth another try,
+    StreamError for one that is not.
+    """
+    message = await socket.receive()
+    if message.type is aiohttp.WSMsgType.BINARY:
+        return bytes(message.data)
+    if message.type is not aiohttp.WSMsgType.TEXT:
+        raise TransientError(f"connection closed ({socket.close_code})")
+    try:
+        value = json.loads(message.data)
+        operation = value["op"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TransientError("the server sent a damaged message") from error
+    if operation == "error":
+        code, text = str(value.get("code")), str(value.get("message"))
+        if value.get("retry"):
+            raise TransientError(text)
+        raise StreamError(code, str(value.get("field")), text)
+    if operation == "bye":
+        raise TransientError("the server is stopping")
+    return dict(value)
+
+
+class Deadline:
+    """Time since something last went forward; it stands still while nothing is owed to us."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.num_advances = 0
+        self._since = time.monotonic()
+        self._paused = False
+        self._last_fault = ""
+
+    def advance(self, *, paused: bool = False) -> None:
+        """Begins anew; `paused` until the next advance."""
+        self.num_advances += 1
+        self._since = time.monotonic()
+        self._paused = paused
+
+    @property
+    def left_seconds(self) -> float:
+        """Time until it is over."""
+        if self._paused:
+            return self.seconds
+        return self._since + self.seconds - time.monotonic()
+
+    def note(self, fault: str) -> None:
+        """Remembers why, for the error that may come of it."""
+        self._last_fault = one_line(fault)
+
+    def error(self, urls: Sequence[str]) -> StreamError:
+        """What the user is told."""
+        last = f" (last: {self._last_fault})" if self._last_fault else ""
+        return StreamError(
+            "deadline", "", f"no progress for {self.seconds:g} s from {', '.join(urls)}{last}"
+        )
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is owed."""
+        return self._paused
+
+    async def watch(self, timeout: asyncio.Timeout) -> None:
+        """Ends `timeout` when the deadline is over."""
+        while (left := self.left_seconds) > 0:
+            await asyncio.sleep(min(left + 0.01, self.seconds / 4))
+        timeout.reschedule(asyncio.get_running_loop().time())
+
+
+async def with_retries(
+    urls: Sequence[str], deadline: Deadline, attempt: Callable[[str], Awaitable[T]]
+) -> T:
+    """The result of `attempt(url)`, tried on one endpoint after the other until the deadline.
+
+    Waits a random time before each new try, up to 0.1 s at first and 10 s in the end, and begins
+    anew whenever there was progress. Raises StreamError.
+    """
+    number, longest = 0, FIRST_DELAY_SECONDS
+    while True:
+        url, num_advances = urls[number % len(urls)], deadline.num_advances
+        try:
+            async with asyncio.timeout(None) as timeout:
+                watch = asyncio.create_task(deadline.watch(timeout))
+                try:
+                    return await attempt(url)
+                finally:
+                    watch.cancel()
+        except FAULTS as fault:
+            if deadline.left_seconds <= 0:
+                raise deadline.error(urls) from fault
+            deadline.note(f"{url}: {fault or type(fault).__name__}")
+        went_forward = deadline.num_advances != num_advances
+        longest = FIRST_DELAY_SECONDS if went_forward else longest * DELAY_GROWTH
+        delay = random.uniform(0, min(longest, LONGEST_DELAY_SECONDS))
+        await asyncio.sleep(min(delay, deadline.left_seconds))
+        number += 1
