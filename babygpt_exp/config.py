@@ -174,7 +174,9 @@ def dataclass_of(group: str, values: Any, problems: list[str]) -> type[Any] | No
         return kind
     name = values.get("name")
     if name not in kind:
-        problems.append(f"{group}.name={name} is set by choosing {group}=...; {nearest(str(name), kind)}")
+        problems.append(
+            f"{group}.name={name} is set by choosing {group}=...; {nearest(str(name), kind)}"
+        )
         return None
     chosen: type[Any] = kind[name]
     return chosen

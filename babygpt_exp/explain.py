@@ -41,4 +41,9 @@ def explain(error: Exception, arguments: list[str]) -> str:
             if option and (CONF / group).is_dir() and option not in options(group):
                 return f"there is no {argument}; {group} has: {', '.join(options(group))}"
     cause = f": {one_line(error.__cause__)}" if error.__cause__ is not None else ""
-    return one_line(error).removesuffix(" See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details") + cause
+    return (
+        one_line(error).removesuffix(
+            " See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details"
+        )
+        + cause
+    )

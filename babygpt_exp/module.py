@@ -55,7 +55,9 @@ class GPTModule(L.LightningModule):
         try:
             return self._nats(batch.tokens, batch.targets)
         except BackendCompilerFailed as error:
-            print(f"torch.compile failed, training goes on without it: {str(error).splitlines()[0]}")
+            print(
+                f"torch.compile failed, training goes on without it: {str(error).splitlines()[0]}"
+            )
             self._nats, self.compiled = self.model.forward, False
             return self._nats(batch.tokens, batch.targets)
 

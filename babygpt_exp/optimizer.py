@@ -23,10 +23,12 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @dataclass
 class OptimizerConfig:
-    """What every optimizer has."""
+    """`optimizer=adamw`, AdamW for everything; and what every optimizer has."""
 
     name: Literal["muon", "adamw"]
     """The option of group `optimizer`."""
+    lr: float
+    """Peak learning rate: of all parameters with AdamW, of the blocks' matrices with Muon."""
     betas: tuple[float, float]
     """Decay of AdamW's first and second moments, a step."""
     weight_decay: float
@@ -47,19 +49,9 @@ class OptimizerConfig:
 
 
 @dataclass
-class AdamWConfig(OptimizerConfig):
-    """AdamW for everything."""
-
-    lr: float
-    """Peak learning rate of all parameters."""
-
-
-@dataclass
 class MuonConfig(OptimizerConfig):
-    """Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases."""
+    """`optimizer=muon`: Muon for the matrices of the blocks, AdamW for all else."""
 
-    lr: float
-    """Peak learning rate of the blocks' matrices, by Muon."""
     embedding_lr: float
     """Peak learning rate of token and position embeddings, by AdamW."""
     head_lr: float
@@ -79,7 +71,7 @@ class MuonConfig(OptimizerConfig):
             raise ValueError(f"optimizer.num_iterations={self.num_iterations} must be at least 1")
 
 
-OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"muon": MuonConfig, "adamw": AdamWConfig}
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"muon": MuonConfig, "adamw": OptimizerConfig}
 """The dataclass of each option of group `optimizer`."""
 
 
@@ -185,7 +177,6 @@ def build_optimizer(
     """
     if isinstance(config, MuonConfig):
         return Muon(muon_groups(config, model), compile=compile)
-    assert isinstance(config, AdamWConfig)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [

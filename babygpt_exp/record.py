@@ -60,7 +60,10 @@ class Record:
         elif isinstance(error, KeyboardInterrupt | RunInterrupted):
             self.summary |= {"status": "interrupted", "error": one_line(error)}
         else:
-            self.summary |= {"status": "failed", "error": f"{type(error).__name__}: {one_line(error)}"}
+            self.summary |= {
+                "status": "failed",
+                "error": f"{type(error).__name__}: {one_line(error)}",
+            }
         try:
             if self.metrics is not None:
                 self.summary |= self.metrics.summary()

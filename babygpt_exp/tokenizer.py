@@ -121,9 +121,11 @@ class TextTokenizer:
 def is_byte_level(tokenizer: Tokenizer) -> bool:
     """Whether every character of a token's name is one byte of text, unchanged."""
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    return isinstance(tokenizer.decoder, decoders.ByteLevel) and all(
-        token in tokenizer.get_vocab(with_added_tokens=False) for token in alphabet
-    ) and tokenizer.normalizer is None
+    return (
+        isinstance(tokenizer.decoder, decoders.ByteLevel)
+        and all(token in tokenizer.get_vocab(with_added_tokens=False) for token in alphabet)
+        and tokenizer.normalizer is None
+    )
 
 
 def obtain_tokenizer(
@@ -154,7 +156,7 @@ def train_bpe(vocab_size: int, documents: list[str]) -> TextTokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(documents, trainer)
-    return TextTokenizer(tokenizer, tokenizer.token_to_id(END_OF_TEXT))
+    return TextTokenizer(tokenizer, tokenizer.get_vocab()[END_OF_TEXT])
 
 
 def read_tokenizer(path: Path, end_of_text: str) -> TextTokenizer:

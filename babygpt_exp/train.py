@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,12 @@ from babygpt_exp.data.module import StreamDataModule
 from babygpt_exp.errors import RunInterrupted
 from babygpt_exp.flops import flops_per_token
 from babygpt_exp.folder import write_whole
-from babygpt_exp.hardware import choose_compile, choose_machine, choose_micro_batch
+from babygpt_exp.hardware import (
+    choose_compile,
+    choose_machine,
+    choose_micro_batch,
+    keep_freed_memory,
+)
 from babygpt_exp.module import GPTModule
 from babygpt_exp.record import Job, Record
 from babygpt_exp.terminal import Terminal, clock_text
@@ -61,9 +65,10 @@ def train(config: Config, job: Job, terminal: Terminal) -> float:
 
 
 def seed(config: Config) -> None:
-    """Make everything random that follows depend on the seed alone."""
+    """Make everything random that follows depend on the seed alone, and set up torch."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
+    keep_freed_memory()
     if config.hardware.num_threads is not None:
         torch.set_num_threads(config.hardware.num_threads)
 
@@ -73,7 +78,7 @@ def build(config: Config, record: Record, terminal: Terminal) -> Iterator[Experi
     """Start the streamer; make model, loggers and trainer; end all of it again."""
     machine = choose_machine(config.hardware, config.precision)
     micro = choose_micro_batch(
-        config.hardware, config.run.batch_tokens, config.model.context, machine.accelerator == "gpu"
+        config.hardware, machine, config.run.batch_tokens, config.model.context
     )
     with ExitStack() as stack:
         terminal.say("starting the streamer, making the tokenizer ...")
@@ -113,7 +118,8 @@ def build(config: Config, record: Record, terminal: Terminal) -> Iterator[Experi
             f"{config.run.num_steps * config.run.batch_tokens / total:.2g} tokens a parameter",
             "folder": str(record.job.folder),
         }
-        facts |= {"note": note for note in machine.notes}
+        for note in machine.notes:
+            terminal.say(f"note: {note}")
         yield Experiment(data, module, trainer, metrics, facts)
 
 
@@ -131,7 +137,10 @@ def open_loggers(config: Config, record: Record, stack: ExitStack) -> list[Logge
 
 
 def new_trainer(
-    config: Config, accelerator: str, micro_batch_tokens: int, loggers: list[Logger],
+    config: Config,
+    accelerator: str,
+    micro_batch_tokens: int,
+    loggers: list[Logger],
     callbacks: list[L.Callback],
 ) -> L.Trainer:
     """Lightning's trainer with nothing on that this package does itself."""
@@ -158,9 +167,7 @@ def new_trainer(
     )
 
 
-def log_config(
-    config: Config, record: Record, experiment: Experiment, terminal: Terminal
-) -> None:
+def log_config(config: Config, record: Record, experiment: Experiment, terminal: Terminal) -> None:
     """Write the config and the tokenizer, and say what is going to happen."""
     write_whole(record.folder.config, OmegaConf.to_yaml(OmegaConf.create(config.plain)))
     write_whole(record.folder.tokenizer, experiment.data.tokenizer.json)
@@ -185,7 +192,8 @@ def report(record: Record, experiment: Experiment, terminal: Terminal) -> float:
     rows = {
         "validation": f"{summary['final_val_loss']:.3f} nats a token = "
         f"{summary['final_val_bpb']:.4f} bits a byte",
-        "speed": f"{summary['tokens_per_s']:,.0f} tokens/s, {clock_text(summary['seconds'])} in all",
+        "speed": f"{summary['tokens_per_s']:,.0f} tokens a second, "
+        f"{clock_text(summary['seconds'])} in all",
         "curve": str(folder.curve),
         "samples": str(folder.samples),
         "model": str(folder.last_checkpoint),

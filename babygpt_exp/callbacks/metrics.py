@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 
 from babygpt_exp.config import Config
-from babygpt_exp.data.batches import MicroBatch
 from babygpt_exp.curve import training_curve
+from babygpt_exp.data.batches import MicroBatch
 from babygpt_exp.errors import UserError
 from babygpt_exp.folder import RunFolder, write_whole
 from babygpt_exp.terminal import Terminal

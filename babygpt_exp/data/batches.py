@@ -35,7 +35,8 @@ class MicroBatch:
     def to(self, device: torch.device) -> MicroBatch:
         """The same with its tensors on a device."""
         move = {
-            name: getattr(self, name).to(device, non_blocking=True) for name in ("tokens", "targets")
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("tokens", "targets")
         }
         return MicroBatch(**{**vars(self), **move})
 

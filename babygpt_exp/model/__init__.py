@@ -20,4 +20,12 @@ def build_model(model: ModelConfig, arch: ArchConfig, vocab_size: int) -> Decode
     raise TypeError(f"no model for {type(arch).__name__}")
 
 
-__all__ = ["ARCHITECTURES", "IGNORE", "ArchConfig", "Cache", "Decoder", "ModelConfig", "build_model"]
+__all__ = [
+    "ARCHITECTURES",
+    "IGNORE",
+    "ArchConfig",
+    "Cache",
+    "Decoder",
+    "ModelConfig",
+    "build_model",
+]

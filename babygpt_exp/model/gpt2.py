@@ -38,8 +38,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
         q, k, v = (split_heads(part(x), self.num_heads) for part in (self.q, self.k, self.v))
-        y: Tensor = self.projection(attend(q, k, v, cache, self.layer))
-        return y
+        return self.projection(attend(q, k, v, cache, self.layer))
 
 
 class MLP(nn.Module):
@@ -51,8 +50,7 @@ class MLP(nn.Module):
         self.projection = nn.Linear(4 * width, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.projection(F.gelu(self.expansion(x), approximate="tanh"))
-        return y
+        return self.projection(F.gelu(self.expansion(x), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -67,8 +65,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cache)
-        x = x + self.mlp(self.mlp_norm(x))
-        return x
+        return x + self.mlp(self.mlp_norm(x))
 
 
 class GPT2(Decoder):
@@ -109,9 +106,7 @@ class GPT2(Decoder):
             x = block(x, cache)
         if cache is not None:
             cache.length += tokens.size(1)
-        x = self.norm(x)
-        return x
+        return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.lm_head(hidden)
-        return logits.float()
+        return self.lm_head(hidden).float()

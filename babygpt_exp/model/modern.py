@@ -91,6 +91,9 @@ class Block(nn.Module):
 class Modern(Decoder):
     """Embedding, norm, blocks, norm, head."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, model: ModelConfig, arch: ModernConfig, vocab_size: int) -> None:
         super().__init__()
         self.context, self.num_heads, self.softcap = model.context, model.num_heads, arch.softcap
@@ -122,7 +125,10 @@ class Modern(Decoder):
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         start = 0 if cache is None else cache.length
-        cos, sin = self.cos[start : start + tokens.size(1)], self.sin[start : start + tokens.size(1)]
+        cos, sin = (
+            self.cos[start : start + tokens.size(1)],
+            self.sin[start : start + tokens.size(1)],
+        )
         x = rms_norm(self.embedding(tokens))  # (B, T, C)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -133,5 +139,5 @@ class Modern(Decoder):
         return rms_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.lm_head(hidden).float()
+        logits = self.lm_head(hidden).float()
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits

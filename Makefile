@@ -1,0 +1,50 @@
+# make help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev run test lint format type build clean
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed ## .venv with the project in it
+
+install-dev: $(VENV)/installed-dev ## the same with what tests and checks need
+
+run: install ## The main job: a baby GPT from a live stream, about ten minutes on two cores
+	$(RUN) -m babygpt_exp model=baby precision=bf16-mixed
+
+test: install-dev ## The tests
+	$(RUN) -m pytest
+
+lint: install-dev ## Style
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: install-dev ## Put the style right
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+type: install-dev ## Types
+	$(VENV)/bin/mypy
+
+build: install-dev ## A wheel in dist/
+	$(RUN) -m build --wheel
+
+clean: ## Away with what was built; runs and sweeps stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
