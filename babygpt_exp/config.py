@@ -72,8 +72,9 @@ class RunConfig:
 
     def interval_steps(self, interval_tokens: int | None, parts: int) -> int:
         """An interval in optimizer steps, at least one; null is one of `parts` of the run."""
-        tokens = self.max_tokens / parts if interval_tokens is None else interval_tokens
-        return max(1, round(tokens / self.batch_tokens))
+        if interval_tokens is None:
+            return -(-self.num_steps // parts)
+        return max(1, round(interval_tokens / self.batch_tokens))
 
 
 @dataclass

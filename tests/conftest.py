@@ -1,0 +1,82 @@
+"""A clean environment for every run, one tiny run for all to look at, and a small full disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from experiment_harness import TINY, Outcome, Running, TinyRun, make_environment, run
+
+for _name in [name for name in os.environ if name.startswith(("WANDB_", "HYDRA_"))]:
+    del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of tokens of all runs of the tests."""
+    return tmp_path_factory.mktemp("token-cache")
+
+
+@pytest.fixture(scope="session")
+def environment(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A clean environment; copy it to change it."""
+    return make_environment(tmp_path_factory.mktemp("home"), cache)
+
+
+@pytest.fixture
+def babygpt(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Outcome]:
+    """`python -m babygpt_exp ARGUMENTS` in an empty folder, to its end."""
+
+    def start(*arguments: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Outcome:
+        return run(*arguments, cwd=cwd, env=environment if env is None else env)
+
+    return start
+
+
+@pytest.fixture
+def start_babygpt(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[..., Running]]:
+    """The same without waiting; what still runs is killed in the end."""
+    started: list[Running] = []
+
+    def start(*arguments: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Running:
+        started.append(Running(*arguments, cwd=cwd, env=env or environment))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """One run with everything on, W&B offline; look, do not touch."""
+    cwd = tmp_path_factory.mktemp("tiny-run")
+    outcome = run(*TINY, cwd=cwd, env=environment)
+    assert outcome.exit_code == 0, outcome.errors
+    return TinyRun(outcome, outcome.folder, list(TINY))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of a given size, such as `4m`; needs root."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        place = tmp_path / f"disk{len(mounted)}"
+        place.mkdir()
+        options = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        try:
+            done = subprocess.run(options, capture_output=True, text=True, timeout=60)
+        except OSError as error:
+            pytest.skip(f"no small disk: {error}")
+        if done.returncode:
+            pytest.skip(f"no small disk: {done.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "--lazy", str(place)], timeout=60, check=True)
