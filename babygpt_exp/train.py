@@ -19,7 +19,6 @@ from babygpt_exp.callbacks.samples import Samples
 from babygpt_exp.callbacks.stop import Stop, StopSignals
 from babygpt_exp.config import Config
 from babygpt_exp.data.module import StreamDataModule
-from babygpt_exp.errors import RunInterrupted
 from babygpt_exp.flops import flops_per_token
 from babygpt_exp.folder import write_whole
 from babygpt_exp.hardware import (
@@ -56,9 +55,9 @@ def train(config: Config, job: Job, terminal: Terminal) -> float:
 
     Whatever happens, summary.json says how it ended, and what was written stays.
     """
-    with Record(config, job) as record:
+    with Record(config, job) as record, StopSignals() as signals:
         seed(config)
-        with build(config, record, terminal) as experiment:
+        with build(config, record, signals, terminal) as experiment:
             log_config(config, record, experiment, terminal)
             fit(config, experiment, terminal)
     return report(record, experiment, terminal)
@@ -74,7 +73,9 @@ def seed(config: Config) -> None:
 
 
 @contextmanager
-def build(config: Config, record: Record, terminal: Terminal) -> Iterator[Experiment]:
+def build(
+    config: Config, record: Record, signals: StopSignals, terminal: Terminal
+) -> Iterator[Experiment]:
     """Start the streamer; make model, loggers and trainer; end all of it again."""
     machine = choose_machine(config.hardware, config.precision)
     micro = choose_micro_batch(
@@ -94,10 +95,10 @@ def build(config: Config, record: Record, terminal: Terminal) -> Iterator[Experi
         )
         if compiled:
             module.compile_model()
+            stack.callback(torch._dynamo.reset)  # nothing compiled for the next job of a sweep
         clock = Clock()
         metrics = Metrics(config, record.folder, clock, terminal)
         checkpoints = Checkpoints(config, record.folder, clock)
-        signals = stack.enter_context(StopSignals())
         loggers = open_loggers(config, record, stack)
         record.loggers, record.metrics = loggers, metrics  # type: ignore[assignment]
         callbacks = [
@@ -127,12 +128,10 @@ def open_loggers(config: Config, record: Record, stack: ExitStack) -> list[Logge
     """The files, and W&B if it is chosen."""
     loggers: list[Logger] = [FileLogger(record.folder)]
     if isinstance(config.logger, WandbConfig):
-        from babygpt_exp.tracking.wandb import WandbRun, wandb_folders
+        from babygpt_exp.tracking.wandb import open_run, wandb_folders
 
         stack.enter_context(wandb_folders(record.job.folder / "wandb"))
-        run = WandbRun(config.logger, record.job, config.plain)
-        run.start()
-        loggers.append(run)
+        loggers.append(open_run(config.logger, record.job, config.plain))
     return loggers
 
 
@@ -179,8 +178,6 @@ def fit(config: Config, experiment: Experiment, terminal: Terminal) -> None:
     terminal.begin(config.run.num_steps)
     try:
         experiment.trainer.fit(experiment.module, datamodule=experiment.data)
-    except SystemExit as error:  # Lightning's end of a KeyboardInterrupt
-        raise RunInterrupted("stopped by Ctrl-C") from error
     finally:
         terminal.end()
 

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 from experiment_harness import TINY, Outcome, Running, TinyRun, make_environment, run
+from hypothesis import settings
 
+settings.register_profile("seeded", derandomize=True, deadline=None)
+settings.load_profile("seeded")
 for _name in [name for name in os.environ if name.startswith(("WANDB_", "HYDRA_"))]:
     del os.environ[_name]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tensors as small as those of the tests
 
 
 @pytest.fixture(scope="session")

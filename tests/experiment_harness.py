@@ -205,7 +205,17 @@ def of_type(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 def make_environment(home: Path, cache: Path) -> dict[str, str]:
     """The environment of a user without a W&B account, whose HOME is empty."""
-    dropped = ("WANDB", "HYDRA", "SLURM", "XDG", "BABYGPT", "COLUMNS", "FORCE_COLOR", "NO_COLOR")
+    dropped = (
+        "WANDB",
+        "HYDRA",
+        "SLURM",
+        "XDG",
+        "BABYGPT",
+        "COLUMNS",
+        "FORCE_COLOR",
+        "NO_COLOR",
+        "OMP",
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return kept | {
         "HOME": str(home),

@@ -46,6 +46,13 @@ def assert_rows_are_whole(folder: Path) -> None:
     assert steps == list(range(1, len(steps) + 1))
 
 
+def fill(disk: Path) -> None:
+    """Write until there is no room."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+
+
 class TestConfig:
     """A config that can not run: exit status 2, and nothing is left behind."""
 
@@ -58,7 +65,7 @@ class TestConfig:
             (["model=nano", "model.num_heads=3"], ["model.num_heads=3", "model.width=128"]),
             (["run.max_tokens=lots"], ["run.max_tokens=lots", "whole number"]),
         ],
-        ids=lambda value: value[-1] if value[0].count("=") else "",
+        ids=["option", "key", "added", "sizes", "type"],
     )
     def test_one_line_and_no_folder(
         self, babygpt: Callable[..., Outcome], arguments: list[str], words: list[str]
@@ -221,10 +228,8 @@ class TestFullDisk:
         never = "run.checkpoint_every_tokens=100_000_000"
         running = start_babygpt(*ENDLESS, never, cwd=disk)
         running.wait_for_rows(2)
-        with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb") as file:
-            while True:
-                file.write(b"\0" * 4096)
-                file.flush()
+        with pytest.raises(OSError, match="No space left"):
+            fill(disk)
         output, errors = running.process.communicate(timeout=240)
         self.assert_failed(Outcome(running.process.returncode, output, errors, disk))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import lightning as L
@@ -16,9 +16,10 @@ from babygpt_exp.errors import RunInterrupted
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM while training: the first ends the run after the step, the second now.
+    """A context in which Ctrl-C and SIGTERM end a run: the first after the step, the second now.
 
-    A context; outside of it, and before the first step has ended, either ends it at once.
+    Before the first step has ended, the first ends it at once too. What comes out of the
+    context is a RunInterrupted that names the signal.
     """
 
     def __init__(self) -> None:
@@ -31,9 +32,17 @@ class StopSignals:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        # Lightning turns a KeyboardInterrupt into a SystemExit.
+        if isinstance(error, KeyboardInterrupt | SystemExit) and self.requested is not None:
+            raise RunInterrupted(f"stopped by {self.requested.name}", self.requested) from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first = self.requested is None

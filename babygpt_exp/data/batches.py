@@ -14,7 +14,7 @@ from babygpt_exp.model import IGNORE
 from streamer.client import Batch
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen, since Lightning's half precision copies batches field by field
 class MicroBatch:
     """A part of a batch that is computed at once."""
 

@@ -41,6 +41,7 @@ class StreamDataModule(L.LightningDataModule):
         self.waited_seconds = 0.0
         self.reconnects = 0
         self.validation_batches: list[MicroBatch] = []
+        self._tokenizer_hash = ""
         self._open = ExitStack()
         self._client: StreamClient | None = None
 
@@ -59,7 +60,7 @@ class StreamDataModule(L.LightningDataModule):
                 urls = [self._open.enter_context(server).url]
             self._client = self._open.enter_context(StreamClient(urls))
             self.tokenizer = obtain_tokenizer(self.config.tokenizer, self._documents)
-            self._client.upload_tokenizer(self.tokenizer.json)
+            self._tokenizer_hash = self._client.upload_tokenizer(self.tokenizer.json)
             self.validation_batches = list(self._read_validation())
         except (StreamError, EmbeddedStreamerError) as error:
             raise UserError(str(error)) from error
@@ -92,7 +93,7 @@ class StreamDataModule(L.LightningDataModule):
         return {
             "version": 2,
             "tokenizer": {
-                "hash": self.client.upload_tokenizer(self.tokenizer.json),
+                "hash": self._tokenizer_hash,
                 "eot_id": self.tokenizer.end_of_text,
                 "vocab_size": self.tokenizer.vocab_size,
             },

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, fields
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +73,22 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-")[:100]
 
 
-class WandbRun(WandbLogger):
-    """A run of W&B with tokens as the x axis of every curve."""
+def open_run(config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> WandbRun:
+    """Open a run with tokens as the x axis of every curve.
 
-    def __init__(self, config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> None:
-        settings = wandb.Settings(
-            console="off",
-            silent=True,
-            save_code=False,
-            disable_git=True,
-            init_timeout=INIT_SECONDS,
-            reinit="finish_previous",
-        )
-        super().__init__(
-            save_dir=job.folder,
+    Raises UserError if the server does not answer.
+    """
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        save_code=False,
+        disable_git=True,
+        init_timeout=INIT_SECONDS,
+        reinit="finish_previous",
+    )
+    try:
+        run = wandb.init(
+            dir=job.folder,
             id=slug(job.run_id),
             name=config.run_name or slug(",".join(job.overrides)) or "default",
             project=config.project,
@@ -97,20 +99,23 @@ class WandbRun(WandbLogger):
             config=plain_config,
             settings=settings,
         )
-        self._samples: list[Sample] = []
+    except wandb.errors.Error as error:
+        raise UserError(
+            f"W&B did not start the run: {one_line(error)}; train with WANDB_MODE=offline"
+        ) from error
+    run.define_metric("tokens")
+    for column in COLUMNS:
+        if column != "tokens":
+            run.define_metric(column, step_metric="tokens")
+    return WandbRun(run)
 
-    def start(self) -> None:
-        """Open the run; UserError if the server does not answer."""
-        try:
-            run = self.experiment
-        except wandb.errors.Error as error:
-            raise UserError(
-                f"W&B did not start the run: {one_line(error)}; train with WANDB_MODE=offline"
-            ) from error
-        run.define_metric("tokens")
-        for column in COLUMNS:
-            if column != "tokens":
-                run.define_metric(column, step_metric="tokens")
+
+class WandbRun(WandbLogger):
+    """An open run as a logger of Lightning and of this package."""
+
+    def __init__(self, run: wandb.Run) -> None:
+        super().__init__(experiment=run)
+        self._samples: list[Sample] = []
 
     def log_samples(self, samples: list[Sample]) -> None:
         """The table `samples`, with all of the run so far."""
@@ -119,17 +124,13 @@ class WandbRun(WandbLogger):
             columns=[field.name for field in fields(Sample)],
             data=[list(astuple(sample)) for sample in self._samples],
         )
-        newest = asdict(samples[-1])
-        self.experiment.log({"samples": table, "tokens": newest["tokens"]})
+        self.experiment.log({"samples": table, "tokens": samples[-1].tokens})
 
     def finalize(self, status: str) -> None:
         """Nothing: `finish` knows how the run ended."""
 
     def finish(self, exit_code: int, summary: dict[str, Any]) -> None:
         """Close the run with its summary and its true exit code."""
-        if self._experiment is None:
-            return
         numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
         self.experiment.summary.update(numbers)
         self.experiment.finish(exit_code=exit_code)
-        self._experiment = None

@@ -1,0 +1,490 @@
+"""What Hydra composes: every option loads typed, and every mistake is one line with the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from experiment_harness import TINY, TinyRun
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from babygpt_exp import cli
+from babygpt_exp.config import CONF, GROUPS, Config, RunConfig, load
+from babygpt_exp.errors import ConfigError
+from babygpt_exp.explain import known_keys
+from babygpt_exp.tokenizer import train_bpe
+from babygpt_exp.typed import build, convert, nearest
+
+OPTIONS = sorted(
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "hydra")
+)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def loaded(*overrides: str) -> Config:
+    return load(composed(*overrides))
+
+
+@pytest.fixture(scope="module")
+def missing_values(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[str]]:
+    """What an option needs that has no default."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_text(train_bpe(257, []).json)
+    return {
+        ("data", "local"): ["data.source=corpus.txt"],
+        ("data", "remote"): ["data.url=ws://127.0.0.1:1/ws"],
+        ("tokenizer", "file"): [f"tokenizer.path={path}"],
+    }
+
+
+class TestOptions:
+    """Every file of conf/."""
+
+    @pytest.mark.parametrize(("group", "option"), OPTIONS)
+    def test_option_loads(
+        self, group: str, option: str, missing_values: dict[tuple[str, str], list[str]]
+    ) -> None:
+        config = loaded(f"{group}={option}", *missing_values.get((group, option), []))
+        kind = GROUPS[group]
+        part = getattr(config, group)
+        assert type(part) is (kind[option] if isinstance(kind, dict) else kind)
+        written = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+        for key, value in written.items():
+            if key != "defaults" and "${" not in str(value) and value != "???":
+                assert config.plain[group][key] == value
+        if group != "model":
+            assert part.name == option
+
+    @pytest.mark.parametrize(("group", "option"), OPTIONS)
+    def test_values_are_plain_and_typed(
+        self, group: str, option: str, missing_values: dict[tuple[str, str], list[str]]
+    ) -> None:
+        config = loaded(f"{group}={option}", *missing_values.get((group, option), []))
+        for field in dataclasses.fields(getattr(config, group)):
+            value = getattr(getattr(config, group), field.name)
+            assert type(value) in (int, float, bool, str, list, tuple, type(None)), field.name
+            if field.type == "float":
+                assert type(value) is float, field.name
+
+    @pytest.mark.parametrize("experiment", EXPERIMENTS)
+    def test_experiment_loads(self, experiment: str) -> None:
+        assert isinstance(loaded(f"experiment={experiment}"), Config)
+
+    def test_an_override_wins_over_an_experiment(self) -> None:
+        assert loaded("experiment=smoke", "run.eval_tokens=4096").run.eval_tokens == 4096
+        assert loaded("experiment=smoke", "model=baby").model.width == 512
+
+    def test_every_group_has_a_folder(self) -> None:
+        folders = {group for group, _ in OPTIONS}
+        assert folders == set(GROUPS) - {"run", "sampling"}
+
+    def test_every_named_dataclass_has_a_file(self) -> None:
+        for group, kinds in GROUPS.items():
+            if isinstance(kinds, dict):
+                assert {option for g, option in OPTIONS if g == group} == set(kinds)
+
+    def test_defaults(self) -> None:
+        config = loaded()
+        names = {g: config.plain[g].get("name") for g in GROUPS if g not in ("run", "sampling")}
+        assert names == {
+            "model": None,
+            "arch": "modern",
+            "data": "sample",
+            "tokenizer": "bpe",
+            "precision": "bf16-mixed",
+            "hardware": "auto",
+            "optimizer": "muon",
+            "schedule": "wsd",
+            "logger": "wandb",
+        }
+        assert (config.model.num_layers, config.model.width) == (4, 512)
+        assert (config.model.num_heads, config.model.context) == (8, 512)
+        assert config.run.prompts == ["This movie is the most", "Steven"]
+        assert config.tokenizer.vocab_size == 8192  # type: ignore[attr-defined]
+
+    def test_budget_follows_the_model(self) -> None:
+        small = loaded("model=small")
+        assert small.run.max_tokens == small.model.budget_tokens
+        assert small.run.batch_tokens == small.model.batch_tokens
+
+    def test_seed_of_the_data_follows_the_seed(self) -> None:
+        assert loaded("seed=7").data.seed == 7
+        assert loaded("seed=7", "data.seed=3").data.seed == 3
+
+    @pytest.mark.parametrize("mode", ["offline", "disabled"])
+    def test_wandb_mode_of_the_environment(
+        self, mode: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WANDB_MODE", mode)
+        assert loaded().logger.mode == mode  # type: ignore[attr-defined]
+
+    def test_numbers_may_be_written_in_other_ways(self) -> None:
+        assert loaded("run.max_tokens=1e6").run.max_tokens == 1_000_000
+        assert type(loaded("run.max_tokens=1e6").run.max_tokens) is int
+        assert type(loaded("sampling.temperature=1").sampling.temperature) is float
+
+    def test_config_of_a_run_loads_to_an_equal_one(self, tiny_run: TinyRun) -> None:
+        again = load(OmegaConf.load(tiny_run.folder / "config.yaml"))  # type: ignore[arg-type]
+        assert again == loaded(*TINY)
+
+    def test_all_keys_have_values(self) -> None:
+        config = loaded()
+        for key in known_keys():
+            group, _, name = key.partition(".")
+            if group in ("model", "run", "sampling", "precision", "hardware") and name:
+                assert name in config.plain[group]
+
+
+@pytest.fixture
+def refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """The one line that a wrong command line gives, by the program's own main."""
+
+    def refuse(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.setattr(sys, "argv", ["babygpt", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert ended.value.code == 2
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1, said.err
+        assert list(tmp_path.iterdir()) == []
+        return said.err.removeprefix("error: ").rstrip("\n")
+
+    return refuse
+
+
+class TestTypos:
+    """A wrong name is refused with the nearest right one, however it is written."""
+
+    @pytest.mark.parametrize(
+        ("argument", "meant"),
+        [
+            ("model=bbaby", "baby"),
+            ("optimizer=adam", "adamw"),
+            ("data=sampel", "sample"),
+            ("schedule=cosin", "cosine"),
+            ("precision=bf16-mixd", "bf16-mixed"),
+            ("experiment=smok", "smoke"),
+            ("seedd=1", "seed"),
+            ("+seedd=1", "seed"),
+            ("++seedd=1", "seed"),
+            ("model.witdh=64", "model.width"),
+            ("+model.witdh=64", "model.width"),
+            ("++model.witdh=64", "model.width"),
+            ("modle.width=64", "model.width"),
+            ("+modle.width=64", "model"),
+            ("optimzer=adamw", "optimizer"),
+            ("optimizer.momentm=0.9", "optimizer.momentum"),
+            ("++optimizer.momentm=0.9", "optimizer.momentum"),
+            ("run.max_token=1000", "run.max_tokens"),
+            ("++run.max_token=1000", "run.max_tokens"),
+            ("sampling.temprature=1", "sampling.temperature"),
+            ("hardware.compil=false", "hardware.compile"),
+            ("++logger.tag=[a]", "logger.tags"),
+            ("++data.shuffle_shard=1", "data.shuffle_shards"),
+            ("++arch.softcapp=1", "arch.softcap"),
+            ("++tokenizer.vocabsize=512", "tokenizer.vocab_size"),
+        ],
+    )
+    def test_names_the_nearest(
+        self, refusal: Callable[..., str], argument: str, meant: str
+    ) -> None:
+        line = refusal(argument)
+        assert re.split(r"[.=]", argument.lstrip("+"))[0] in line
+        assert f"did you mean '{meant}'?" in line
+
+    @pytest.mark.parametrize(
+        ("argument", "choices"),
+        [
+            ("precision=32", ["32-true", "bf16-mixed", "16-mixed", "bf16-true"]),
+            ("precision=16", ["16-mixed", "bf16-mixed"]),
+            ("model=12", ["nano", "baby", "small", "medium", "gpt2"]),
+            ("arch=qqq", ["modern", "gpt2"]),
+            ("++zzz=1", ["model", "optimizer", "seed"]),
+            ("zzz=1", ["model", "optimizer", "seed"]),
+            ("++run.zzz=1", ["run.max_tokens", "run.prompts"]),
+            ("run.zzz=1", ["run.max_tokens", "run.prompts"]),
+        ],
+    )
+    def test_names_all_where_none_is_near(
+        self, refusal: Callable[..., str], argument: str, choices: list[str]
+    ) -> None:
+        line = refusal(argument)
+        assert all(choice in line for choice in choices), line
+
+    @pytest.mark.parametrize("arguments", [["optimizer=adamw", "++optimizer.momentum=0.9"]])
+    def test_a_key_of_another_option(
+        self, refusal: Callable[..., str], arguments: list[str]
+    ) -> None:
+        assert "unknown key 'optimizer.momentum'" in refusal(*arguments)
+
+    @pytest.mark.parametrize(
+        "argument", ["model=[", "nonsense", "model=nano,baby", "=1", "seed=${nowhere}"]
+    )
+    def test_what_can_not_be_read(self, refusal: Callable[..., str], argument: str) -> None:
+        assert refusal(argument)
+
+
+class TestValues:
+    """Wrong types, and values that do not fit together."""
+
+    @pytest.mark.parametrize(
+        ("argument", "words"),
+        [
+            ("model.num_layers=2.5", "model.num_layers=2.5 must be a whole number"),
+            ("model.width=true", "model.width=True must be a whole number"),
+            ("optimizer.lr=true", "optimizer.lr=True must be a number"),
+            ("optimizer.lr=fast", "optimizer.lr=fast must be a number"),
+            ("optimizer.betas=[0.9]", "must have 2 items"),
+            ("optimizer.betas=0.9", "must be a list"),
+            ("run.prompts=Steven", "must be a list"),
+            ("run.prompts=[1]", "must be text"),
+            ("run.log_every_tokens=often", "must be a whole number"),
+            ("run.eval_tokens=null", "run.eval_tokens=None must be a whole number"),
+            ("hardware.compile=maybe", "must be one of: auto, True, False"),
+            ("arch.qk_norm=1", "arch.qk_norm=1 must be true or false"),
+            ("logger.mode=onlin", "must be one of: offline, online, disabled"),
+            ("optimizer.name=adamw", "optimizer.name"),
+            ("seed=1.5", "seed=1.5 must be a whole number"),
+            ("seed=true", "seed=True must be a whole number"),
+            ("seed=null", "seed=None must be a whole number"),
+            ("~seed", "seed"),
+            ("~optimizer", "optimizer is missing"),
+            ("~optimizer.lr", "optimizer.lr is missing"),
+            ("data=local", "data.source has no value"),
+            ("data=remote", "data.url has no value"),
+            ("tokenizer=file", "tokenizer.path has no value"),
+        ],
+    )
+    def test_types(self, refusal: Callable[..., str], argument: str, words: str) -> None:
+        assert words in refusal(argument)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["model.num_heads=5"], "model.num_heads=5 does not divide model.width=512"),
+            (["model.width=24", "model.num_heads=8"], "3 channels a head, which must be even"),
+            (["model.num_layers=0"], "model.num_layers=0 must be at least 1"),
+            (["run.batch_tokens=1000"], "no multiple of model.context=512"),
+            (["hardware.micro_batch_tokens=1000"], "hardware.micro_batch_tokens=1000"),
+            (["hardware.micro_batch_tokens=1536"], "divide run.batch_tokens=8192"),
+            (["hardware.num_threads=0"], "hardware.num_threads=0"),
+            (["run.max_tokens=8191"], "run.max_tokens=8191 is below run.batch_tokens=8192"),
+            (["run.eval_tokens=0"], "run.eval_tokens=0 must be at least 1"),
+            (["run.log_every_tokens=-1"], "run.log_every_tokens=-1 must be at least 1"),
+            (["sampling.prompt_tokens=512"], "must be below model.context=512"),
+            (["sampling.temperature=-1"], "sampling.temperature=-1"),
+            (["sampling.max_new_tokens=0"], "max_new_tokens must be at least 1"),
+            (["schedule.warmup=1"], "schedule.warmup=1"),
+            (["schedule.warmdown=0.99"], "schedule.warmdown=0.99"),
+            (["schedule=cosine", "schedule.final=2"], "schedule.final=2"),
+            (["optimizer.lr=-0.1"], "optimizer.lr=-0.1 must not be negative"),
+            (["optimizer.momentum=1"], "optimizer.momentum=1"),
+            (["optimizer.num_iterations=0"], "optimizer.num_iterations=0"),
+            (["optimizer.betas=[0.9,1]"], "optimizer.betas"),
+            (["tokenizer.vocab_size=256"], "tokenizer.vocab_size=256"),
+            (["tokenizer.setup_samples=0"], "tokenizer.setup_samples=0"),
+            (["tokenizer=file", "tokenizer.path=nowhere.json"], "nowhere.json is no file"),
+            (["data.validation_fraction=0"], "data.validation_fraction=0"),
+            (["data.shuffle_shards=0"], "data.shuffle_shards=0"),
+            (["data=remote", "data.url=http://127.0.0.1"], "must start with ws:// or wss://"),
+            (["arch.softcap=-1"], "arch.softcap=-1"),
+            (["seed=-1"], "seed=-1 must be between"),
+            (["seed=4294967296"], "seed=4294967296 must be between"),
+            (["precision=16-mixed", "hardware=cpu"], "precision=16-mixed needs a GPU"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else value[-1],
+    )
+    def test_values_that_do_not_fit(
+        self, refusal: Callable[..., str], arguments: list[str], words: str
+    ) -> None:
+        assert words in refusal(*arguments)
+
+    @pytest.mark.parametrize(
+        "argument", ["optimizer.lr=nan", "optimizer.lr=inf", "sampling.temperature=nan"]
+    )
+    def test_numbers_that_are_none(self, refusal: Callable[..., str], argument: str) -> None:
+        assert argument.partition("=")[0] in refusal(argument, "hardware=cpu", "run.max_tokens=1")
+
+    def test_all_problems_at_once(self, refusal: Callable[..., str]) -> None:
+        line = refusal("model.num_heads=5", "run.eval_tokens=0", "++optimizer.lrr=1", "seed=x")
+        for word in ("model.num_heads=5", "run.eval_tokens=0", "'optimizer.lrr'", "seed=x"):
+            assert word in line
+
+
+@pytest.fixture
+def run_config() -> RunConfig:
+    return RunConfig(
+        max_tokens=10_000,
+        batch_tokens=100,
+        log_every_tokens=None,
+        eval_every_tokens=None,
+        eval_tokens=100,
+        sample_every_tokens=None,
+        checkpoint_every_tokens=None,
+        prompts=[],
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "parts", "steps"),
+    [(None, 10, 10), (None, 4, 25), (None, 1000, 1), (1000, 8, 10), (1, 8, 1), (149, 8, 1)],
+)
+def test_intervals_in_steps(
+    run_config: RunConfig, tokens: int | None, parts: int, steps: int
+) -> None:
+    assert run_config.num_steps == 100
+    assert run_config.interval_steps(tokens, parts) == steps
+
+
+@dataclasses.dataclass
+class Inner:
+    """A dataclass with each kind of field."""
+
+    count: int
+    share: float
+    word: str
+    switch: bool
+    choice: Literal["a", "b", 3]
+    maybe: int | None
+    items: list[int]
+    pair: tuple[float, float]
+    extra: int = 4
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"x.count={self.count} must not be negative")
+
+
+GOOD: dict[str, Any] = {
+    "count": 1,
+    "share": 2,
+    "word": "w",
+    "switch": False,
+    "choice": 3,
+    "maybe": None,
+    "items": [1, 2],
+    "pair": [1, 2.5],
+}
+
+
+class TestTyped:
+    """Plain values into dataclasses, by table."""
+
+    def test_build(self) -> None:
+        problems: list[str] = []
+        made = build(Inner, GOOD, "x.", problems)
+        assert problems == []
+        assert made == Inner(1, 2.0, "w", False, 3, None, [1, 2], (1.0, 2.5), 4)
+        assert type(made.share) is float
+
+    @pytest.mark.parametrize(
+        ("change", "problems"),
+        [
+            ({"count": -1}, ["x.count=-1 must not be negative"]),
+            ({"count": "many"}, ["x.count=many must be a whole number"]),
+            ({"conut": 1}, ["unknown key 'x.conut'; did you mean 'x.count'?"]),
+            ({"pair": [1]}, ["x.pair=[1] must have 2 items"]),
+            (
+                {"word": 5, "switch": 0},
+                ["x.switch=0 must be true or false", "x.word=5 must be text"],
+            ),
+        ],
+    )
+    def test_problems(self, change: dict[str, Any], problems: list[str]) -> None:
+        found: list[str] = []
+        assert build(Inner, GOOD | change, "x.", found) is None
+        assert sorted(found) == problems
+
+    def test_missing(self) -> None:
+        found: list[str] = []
+        values = {key: value for key, value in GOOD.items() if key not in ("word", "maybe")}
+        assert build(Inner, values, "x.", found) is None
+        assert sorted(found) == ["x.maybe is missing", "x.word is missing"]
+
+    @pytest.mark.parametrize(
+        ("value", "hint", "result"),
+        [
+            (1, int, 1),
+            (1e3, int, 1000),
+            (1, float, 1.0),
+            ("x", str, "x"),
+            (True, bool, True),
+            (None, int | None, None),
+            (5, int | None, 5),
+            (None, str | None, None),
+            ("a", Literal["a", "b"], "a"),
+            (True, Literal["auto", True, False], True),
+            ([1, 2], list[float], [1.0, 2.0]),
+            ([], list[str], []),
+            ([0.9, 1], tuple[float, float], (0.9, 1.0)),
+        ],
+    )
+    def test_convert(self, value: Any, hint: Any, result: Any) -> None:
+        converted = convert(value, hint)
+        assert converted == result
+        assert type(converted) is type(result)
+
+    @pytest.mark.parametrize(
+        ("value", "hint"),
+        [
+            (1.5, int),
+            (True, int),
+            (False, float),
+            ("1", int),
+            (1, str),
+            (1, bool),
+            (None, int),
+            (None, str),
+            ("c", Literal["a", "b"]),
+            ([1], Literal["a", "b"]),
+            ("abc", list[str]),
+            (["a", 1], list[str]),
+            ([1.0], tuple[float, float]),
+            ({"a": 1}, int),
+            (float("nan"), int),
+            (float("inf"), int),
+        ],
+    )
+    def test_convert_refuses(self, value: Any, hint: Any) -> None:
+        with pytest.raises(TypeError, match="must"):
+            convert(value, hint)
+
+    @pytest.mark.parametrize(
+        ("word", "hint"),
+        [
+            ("bbaby", "did you mean 'baby'?"),
+            ("nano", "did you mean 'nano'?"),
+            ("qqqq", "there are: baby, nano"),
+            ("x.witdh", "did you mean 'x.width'?"),
+            ("y.witdh", "did you mean 'y.width'?"),
+            ("x.qqqqqqq", "there are: x.width"),
+        ],
+    )
+    def test_nearest(self, word: str, hint: str) -> None:
+        assert nearest(word, ["nano", "baby", "x.width", "y.width"]) == hint
+
+
+def test_config_errors_are_for_users() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded("model.num_heads=5")
+    assert caught.value.exit_code == 2

@@ -1,0 +1,288 @@
+"""What every architecture must do; each inherits the whole suite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from babygpt_exp.flops import flops_per_token
+from babygpt_exp.model import ARCHITECTURES, IGNORE, ArchConfig, Cache, Decoder, ModelConfig
+from babygpt_exp.model import build_model as build
+from babygpt_exp.model.gpt2 import GPT2Config
+from babygpt_exp.model.modern import ModernConfig
+from babygpt_exp.model.parts import rotary_table, rotate
+
+VOCABULARY, CONTEXT, WIDTH, LAYERS = 96, 32, 48, 2
+
+
+@pytest.fixture
+def size() -> ModelConfig:
+    return ModelConfig(LAYERS, WIDTH, 4, CONTEXT, batch_tokens=64, budget_tokens=640)
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(VOCABULARY, (3, CONTEXT), generator=generator)
+
+
+@pytest.fixture
+def targets() -> Tensor:
+    generator = torch.Generator().manual_seed(6)
+    return torch.randint(VOCABULARY, (3, CONTEXT), generator=generator)
+
+
+def shaken(model: Decoder) -> Decoder:
+    """The model with every weight moved, as after some training: no projection is zero."""
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=generator)
+    return model
+
+
+def number(tensor: Tensor) -> float:
+    """The value of a tensor that has one."""
+    return float(tensor.detach())
+
+
+class DecoderSuite:
+    """The contract of `Decoder`; a subclass names an architecture."""
+
+    def arch(self) -> ArchConfig:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def model(self, size: ModelConfig) -> Decoder:
+        torch.manual_seed(1)
+        return build(size, self.arch(), VOCABULARY)
+
+    def logits(self, model: Decoder, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        return model.logits(model.hidden(tokens, cache))
+
+    def test_shapes_and_types(self, model: Decoder, tokens: Tensor, targets: Tensor) -> None:
+        hidden = model.hidden(tokens)
+        assert hidden.shape == (3, CONTEXT, WIDTH)
+        assert model.logits(hidden).shape == (3, CONTEXT, VOCABULARY)
+        assert model.logits(hidden[:, -1]).shape == (3, VOCABULARY)
+        assert model.logits(hidden).dtype == torch.float32
+        assert model(tokens, targets).shape == ()
+
+    def test_any_length_up_to_the_context(self, model: Decoder, tokens: Tensor) -> None:
+        for length in (1, 2, CONTEXT):
+            assert self.logits(model, tokens[:, :length]).shape == (3, length, VOCABULARY)
+
+    def test_loss_is_the_sum_of_nats(self, model: Decoder, tokens: Tensor, targets: Tensor) -> None:
+        chances = self.logits(shaken(model), tokens).double().log_softmax(-1)
+        nats = -chances.gather(-1, targets[..., None]).sum()
+        assert number(model(tokens, targets)) == pytest.approx(number(nats), rel=1e-5)
+
+    def test_initial_loss_is_near_that_of_a_guess(
+        self, model: Decoder, tokens: Tensor, targets: Tensor
+    ) -> None:
+        mean = number(model(tokens, targets)) / targets.numel()
+        assert mean == pytest.approx(math.log(VOCABULARY), abs=0.05)
+
+    def test_gradients_reach_every_parameter(
+        self, model: Decoder, tokens: Tensor, targets: Tensor
+    ) -> None:
+        shaken(model)(tokens, targets).backward()
+        for name, p in model.named_parameters():
+            assert p.grad is not None, name
+            assert torch.isfinite(p.grad).all(), name
+            assert p.grad.abs().sum() > 0, name
+
+    def test_gradients_are_finite_at_the_start(
+        self, model: Decoder, tokens: Tensor, targets: Tensor
+    ) -> None:
+        model(tokens, targets).backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+    @pytest.mark.parametrize("position", [1, 17, CONTEXT - 1])
+    def test_a_later_token_changes_nothing_earlier(
+        self, model: Decoder, tokens: Tensor, position: int
+    ) -> None:
+        before = self.logits(shaken(model), tokens)
+        changed = tokens.clone()
+        changed[:, position] = (changed[:, position] + 1) % VOCABULARY
+        after = self.logits(model, changed)
+        torch.testing.assert_close(after[:, :position], before[:, :position])
+        assert not torch.allclose(after[:, position], before[:, position])
+
+    def test_an_earlier_token_is_seen(self, model: Decoder, tokens: Tensor) -> None:
+        before = self.logits(shaken(model), tokens)
+        changed = tokens.clone()
+        changed[:, 0] = (changed[:, 0] + 1) % VOCABULARY
+        assert not torch.allclose(self.logits(model, changed)[:, -1], before[:, -1])
+
+    def test_order_of_tokens_is_seen(self, model: Decoder, tokens: Tensor) -> None:
+        swapped = tokens.clone()
+        swapped[:, [3, 7]] = tokens[:, [7, 3]]
+        before = self.logits(shaken(model), tokens)[:, -1]
+        assert not torch.allclose(self.logits(model, swapped)[:, -1], before, atol=1e-4)
+
+    def test_rows_do_not_see_each_other(self, model: Decoder, tokens: Tensor) -> None:
+        together = self.logits(shaken(model), tokens)
+        alone = torch.cat([self.logits(model, row[None]) for row in tokens])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        "pieces", [[CONTEXT], [5] + [1] * 20, [10, 22], [1] * CONTEXT, [7, 9, 1, 15]], ids=str
+    )
+    def test_cache_changes_nothing(self, model: Decoder, tokens: Tensor, pieces: list[int]) -> None:
+        cache, got, start = Cache(CONTEXT), [], 0
+        with torch.no_grad():
+            expected = self.logits(shaken(model), tokens[:, : sum(pieces)])
+            for piece in pieces:
+                got.append(self.logits(model, tokens[:, start : start + piece], cache))
+                start += piece
+        assert cache.length == sum(pieces)
+        assert len(cache.keys) == LAYERS
+        torch.testing.assert_close(torch.cat(got, dim=1), expected, rtol=1e-4, atol=1e-4)
+
+    def test_ignored_targets_count_nothing(
+        self, model: Decoder, tokens: Tensor, targets: Tensor
+    ) -> None:
+        shaken(model)
+        half = targets.clone()
+        half[:, 10:] = IGNORE
+        short = number(model(tokens[:, :10], targets[:, :10]))
+        assert number(model(tokens, half)) == pytest.approx(short, rel=1e-5)
+        assert number(model(tokens, torch.full_like(targets, IGNORE))) == 0.0
+
+    def test_ignored_targets_have_no_gradient(
+        self, model: Decoder, tokens: Tensor, targets: Tensor
+    ) -> None:
+        shaken(model)(tokens, torch.full_like(targets, IGNORE)).backward()
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+    def test_num_matmul_parameters(self, model: Decoder) -> None:
+        blocks = LAYERS * 12 * WIDTH**2
+        assert model.num_matmul_parameters() == blocks + VOCABULARY * WIDTH
+
+    def test_flops(self, model: Decoder, size: ModelConfig) -> None:
+        products = 6 * (LAYERS * 12 * WIDTH**2 + VOCABULARY * WIDTH)
+        attention = 12 * LAYERS * WIDTH * CONTEXT
+        assert flops_per_token(size, model) == products + attention
+
+    def test_same_seed_same_weights(self, size: ModelConfig) -> None:
+        states: list[dict[str, Any]] = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            states.append(build(size, self.arch(), VOCABULARY).state_dict())
+        for name, weight in states[0].items():
+            assert torch.equal(weight, states[1][name]), name
+        assert any(not torch.equal(w, states[2][name]) for name, w in states[0].items())
+
+    def test_weights_travel(self, model: Decoder, size: ModelConfig, tokens: Tensor) -> None:
+        shaken(model)
+        torch.manual_seed(3)
+        other = build(size, self.arch(), VOCABULARY)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(self.logits(other, tokens), self.logits(model, tokens))
+
+    def test_works_in_bfloat16(self, model: Decoder, tokens: Tensor, targets: Tensor) -> None:
+        shaken(model)
+        exact = number(model(tokens, targets))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = model(tokens, targets)
+        assert mixed.dtype == torch.float32
+        assert number(mixed) == pytest.approx(exact, rel=0.03)
+
+    def test_learns_a_sentence_by_heart(self, model: Decoder, tokens: Tensor) -> None:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        inputs, targets = tokens[:1, :-1], tokens[:1, 1:]
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = model(inputs, targets) / targets.numel()
+            loss.backward()
+            optimizer.step()
+        assert number(loss) < 0.5
+
+
+class TestModern(DecoderSuite):
+    """`arch=modern`."""
+
+    def arch(self) -> ArchConfig:
+        return ModernConfig("modern", qk_norm=True, softcap=15.0, rotary_base=10000.0)
+
+    def test_logits_are_capped(self, model: Decoder, tokens: Tensor) -> None:
+        with torch.no_grad():
+            model.head().weight.mul_(1e5)
+        assert self.logits(model, tokens).abs().max() <= 15.0
+
+    def test_has_no_biases_and_no_gains(self, model: Decoder) -> None:
+        assert all(p.ndim == 2 for p in model.parameters())
+
+    def test_head_is_not_tied(self, model: Decoder) -> None:
+        embeddings = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+        assert len(embeddings) == 1
+        assert model.head().weight is not embeddings[0].weight
+
+
+class TestModernWithoutExtras(DecoderSuite):
+    """`arch=modern arch.qk_norm=false arch.softcap=0`."""
+
+    def arch(self) -> ArchConfig:
+        return ModernConfig("modern", qk_norm=False, softcap=0.0, rotary_base=100.0)
+
+
+class TestGPT2(DecoderSuite):
+    """`arch=gpt2`."""
+
+    def arch(self) -> ArchConfig:
+        return GPT2Config("gpt2", bias=False)
+
+    def test_head_is_the_embedding(self, model: Decoder) -> None:
+        tied = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+        assert any(m.weight is model.head().weight for m in tied)
+
+
+class TestGPT2WithBiases(TestGPT2):
+    """`arch=gpt2 arch.bias=true`."""
+
+    def arch(self) -> ArchConfig:
+        return GPT2Config("gpt2", bias=True)
+
+    def test_size_of_gpt2(self) -> None:
+        size = ModelConfig(12, 768, 12, 1024, batch_tokens=1024, budget_tokens=1024)
+        with torch.device("meta"):
+            model = build(size, self.arch(), 50257)
+        assert sum(p.numel() for p in model.parameters()) == 124_439_808
+
+
+def test_every_architecture_has_a_suite() -> None:
+    suites: list[type[DecoderSuite]] = [
+        TestModern,
+        TestModernWithoutExtras,
+        TestGPT2,
+        TestGPT2WithBiases,
+    ]
+    assert {suite().arch().name for suite in suites} == set(ARCHITECTURES)
+
+
+class TestRotary:
+    """Rotary positions."""
+
+    def test_keeps_lengths(self) -> None:
+        x = torch.randn(2, 3, CONTEXT, 8, generator=torch.Generator().manual_seed(2))
+        cos, sin = rotary_table(CONTEXT, 8)
+        torch.testing.assert_close(rotate(x, cos, sin).norm(dim=-1), x.norm(dim=-1))
+
+    def test_products_depend_on_the_distance_alone(self) -> None:
+        generator = torch.Generator().manual_seed(3)
+        q, k = (torch.randn(8, generator=generator).expand(1, 1, CONTEXT, 8) for _ in range(2))
+        cos, sin = rotary_table(CONTEXT, 8)
+        products = (rotate(q, cos, sin) @ rotate(k, cos, sin).mT)[0, 0]
+        for distance in (0, 1, 5):
+            along = products.diagonal(-distance)
+            torch.testing.assert_close(along, along[:1].expand_as(along), rtol=1e-4, atol=1e-4)
+
+    def test_position_zero_is_not_turned(self) -> None:
+        x = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(4))
+        cos, sin = rotary_table(CONTEXT, 8)
+        assert torch.equal(rotate(x, cos[:1], sin[:1]), x)

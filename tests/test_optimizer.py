@@ -1,0 +1,314 @@
+"""The optimizers, against torch's own and against what Muon promises."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from babygpt_exp.model import ArchConfig, Decoder, ModelConfig, build_model
+from babygpt_exp.model.gpt2 import GPT2Config
+from babygpt_exp.model.modern import ModernConfig
+from babygpt_exp.optimizer import (
+    Muon,
+    MuonConfig,
+    OptimizerConfig,
+    build_optimizer,
+    muon_groups,
+    muon_update,
+    orthogonalize,
+)
+
+VOCABULARY = 64
+SIZE = ModelConfig(2, 32, 4, 16, batch_tokens=64, budget_tokens=640)
+ARCHITECTURES: dict[str, ArchConfig] = {
+    "modern": ModernConfig("modern", qk_norm=True, softcap=15.0, rotary_base=10000.0),
+    "gpt2": GPT2Config("gpt2", bias=False),
+    "gpt2-bias": GPT2Config("gpt2", bias=True),
+}
+MUON = MuonConfig(
+    name="muon",
+    betas=(0.8, 0.95),
+    weight_decay=0.1,
+    clip=0.0,
+    lr=0.02,
+    embedding_lr=0.03,
+    head_lr=0.004,
+    scalar_lr=0.01,
+    momentum=0.95,
+    num_iterations=5,
+)
+ADAMW = OptimizerConfig(name="adamw", betas=(0.9, 0.95), weight_decay=0.1, clip=1.0, lr=0.002)
+CONFIGS: dict[str, OptimizerConfig] = {"muon": MUON, "adamw": ADAMW}
+
+MakeModel = Callable[[], Decoder]
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def make_model(request: pytest.FixtureRequest) -> MakeModel:
+    """Makes a model of each architecture, the same each time."""
+
+    def make() -> Decoder:
+        torch.manual_seed(1)
+        return build_model(SIZE, ARCHITECTURES[request.param], VOCABULARY)
+
+    return make
+
+
+def batch(number: int) -> tuple[Tensor, Tensor]:
+    """Tokens that follow a rule: each is its predecessor plus 3."""
+    generator = torch.Generator().manual_seed(number)
+    start = torch.randint(VOCABULARY, (4, 1), generator=generator)
+    text = (start + 3 * torch.arange(17)) % VOCABULARY
+    return text[:, :-1], text[:, 1:]
+
+
+def train(model: Decoder, optimizer: torch.optim.Optimizer, numbers: range) -> list[float]:
+    """Steps on some batches; the losses before each."""
+    losses = []
+    for number in numbers:
+        tokens, targets = batch(number)
+        optimizer.zero_grad()
+        loss = model(tokens, targets) / targets.numel()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (128, 32), (32, 128), (3, 48, 48), (2, 96, 24), (2, 24, 96)], ids=str
+)
+def test_orthogonalize(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    matrices = matrices if matrices.ndim == 3 else matrices[None]
+    result = orthogonalize(matrices, 5)
+    assert result.shape == matrices.shape
+    values = torch.linalg.svdvals(result.float())
+    assert values.max() < 1.3
+    # A square matrix may have a value so close to zero that five iterations do not lift it.
+    assert values.quantile(0.1) > 0.6
+    if shape[-1] != shape[-2]:
+        assert values.min() > 0.6
+
+
+def test_orthogonalize_keeps_the_singular_vectors() -> None:
+    generator = torch.Generator().manual_seed(2)
+    left = torch.linalg.qr(torch.randn(32, 32, generator=generator)).Q
+    right = torch.linalg.qr(torch.randn(64, 32, generator=generator)).Q
+    matrix = left @ torch.diag(torch.linspace(0.5, 2, 32)) @ right.T
+    result = orthogonalize(matrix[None], 5)[0].float()
+    inner = left.T @ result @ right
+    assert (inner - torch.diag(inner.diagonal())).abs().max() < 0.1
+    assert inner.diagonal().min() > 0.6
+
+
+def test_orthogonalize_does_not_care_for_scale() -> None:
+    matrix = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(3))
+    one, two = orthogonalize(matrix, 5), orthogonalize(matrix * 1024, 5)
+    torch.testing.assert_close(one, two, rtol=0.05, atol=0.05)
+
+
+def test_orthogonalize_of_nothing_is_nothing() -> None:
+    assert not orthogonalize(torch.zeros(2, 8, 16), 5).any()
+
+
+def test_stacked_matrices_are_stepped_as_if_alone() -> None:
+    grads = torch.randn(3, 24, 16, generator=torch.Generator().manual_seed(4))
+    together = muon_update(grads, torch.zeros_like(grads), 0.95, 5)
+    alone = [muon_update(g[None], torch.zeros_like(g[None]), 0.95, 5) for g in grads]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("rows", "columns", "scale"), [(64, 16, 2.0), (16, 64, 1.0)])
+def test_size_of_a_muon_step(rows: int, columns: int, scale: float) -> None:
+    grads = torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(5))
+    update = muon_update(grads, torch.zeros_like(grads), 0.95, 5).float()
+    values = torch.linalg.svdvals(update)
+    assert values.max() < 1.3 * scale
+    assert values.min() > 0.6 * scale
+
+
+def test_momentum_of_muon() -> None:
+    generator = torch.Generator().manual_seed(6)
+    buffer = torch.zeros(1, 8, 8)
+    expected = torch.zeros(1, 8, 8)
+    for _ in range(3):
+        grads = torch.randn(1, 8, 8, generator=generator)
+        muon_update(grads, buffer, 0.9, 5)
+        expected = 0.9 * expected + 0.1 * grads
+    torch.testing.assert_close(buffer, expected)
+
+
+def test_one_step_of_muon_by_hand() -> None:
+    generator = torch.Generator().manual_seed(7)
+    weight = torch.nn.Parameter(torch.randn(8, 16, generator=generator))
+    before, grad = weight.detach().clone(), torch.randn(8, 16, generator=generator)
+    group = {
+        "params": [weight],
+        "kind": "muon",
+        "lr": 0.1,
+        "weight_decay": 0.5,
+        "momentum": 0.9,
+        "num_iterations": 5,
+    }
+    weight.grad = grad.clone()
+    Muon([group]).step()
+    nesterov = 0.1 * grad + 0.9 * (0.1 * grad)  # (1 - 0.9) * grad, looked ahead
+    step = orthogonalize(nesterov.sign()[None] * nesterov.abs()[None], 5)[0].float()
+    # Only the direction of the momentum counts, so any multiple of the gradient gives the step.
+    torch.testing.assert_close(
+        weight.detach(), before * (1 - 0.1 * 0.5) - 0.1 * step, rtol=0.02, atol=0.01
+    )
+
+
+class TestGroups:
+    """Every parameter is stepped once, by the right rule."""
+
+    @pytest.mark.parametrize("name", list(CONFIGS))
+    def test_every_parameter_is_in_one_group(self, make_model: MakeModel, name: str) -> None:
+        model = make_model()
+        optimizer = build_optimizer(CONFIGS[name], model)
+        grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        assert len(grouped) == len(set(grouped))
+        assert set(grouped) == {id(p) for p in model.parameters()}
+
+    def test_muon_has_the_matrices_of_the_blocks(self, make_model: MakeModel) -> None:
+        model = make_model()
+        groups = muon_groups(MUON, model)
+        by_muon = {id(p) for group in groups if group["kind"] == "muon" for p in group["params"]}
+        assert by_muon == {id(p) for p in model.blocks().parameters() if p.ndim == 2}
+        for group in groups:
+            if group["kind"] == "muon":
+                assert len({p.shape for p in group["params"]}) == 1
+
+    def test_rates(self, make_model: MakeModel) -> None:
+        model = make_model()
+        rates = {id(p): group["lr"] for group in muon_groups(MUON, model) for p in group["params"]}
+        embeddings = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+        assert {rates[id(p)] for p in embeddings} == {0.03}
+        tied = any(p is model.head().weight for p in embeddings)
+        assert rates[id(model.head().weight)] == (0.03 if tied else 0.004)
+        assert all(rates[id(p)] == 0.01 for p in model.parameters() if p.ndim < 2)
+
+    def test_adamw_decays_matrices_only(self, make_model: MakeModel) -> None:
+        optimizer = build_optimizer(ADAMW, make_model())
+        for group in optimizer.param_groups:
+            matrices = {p.ndim >= 2 for p in group["params"]}
+            assert matrices == {group["weight_decay"] == 0.1}
+
+    def test_parameters_without_a_gradient_stay(self, make_model: MakeModel) -> None:
+        model = make_model()
+        before = copy.deepcopy(model.state_dict())
+        build_optimizer(MUON, model).step()
+        assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
+
+
+class TestAgainstTorch:
+    """The AdamW groups of Muon step as torch.optim.AdamW does."""
+
+    def test_three_steps(self, make_model: MakeModel) -> None:
+        ours, theirs = make_model(), make_model()
+        muon = build_optimizer(MUON, ours)
+        names = {id(p): name for name, p in ours.named_parameters()}
+        parameters = dict(theirs.named_parameters())
+        groups = [
+            {"params": [parameters[names[id(p)]] for p in group["params"]], "lr": group["lr"]}
+            for group in muon.param_groups
+            if group["kind"] == "adamw"
+        ]
+        adamw = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0)
+        generator = torch.Generator().manual_seed(8)
+        for _ in range(3):
+            for name, p in ours.named_parameters():
+                p.grad = torch.randn(p.shape, generator=generator)
+                parameters[name].grad = p.grad.clone()
+            muon.step()
+            adamw.step()
+        compared = 0
+        for group in muon.param_groups:
+            for p in group["params"] if group["kind"] == "adamw" else []:
+                torch.testing.assert_close(p, parameters[names[id(p)]])
+                compared += 1
+        assert compared >= 2
+
+    def test_adamw_is_torch_s(self, make_model: MakeModel) -> None:
+        optimizer = build_optimizer(ADAMW, make_model())
+        assert type(optimizer) is torch.optim.AdamW
+        assert optimizer.defaults["betas"] == (0.9, 0.95)
+        assert all(group["lr"] == 0.002 for group in optimizer.param_groups)
+
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_fused_or_not(self, make_model: MakeModel, fused: bool) -> None:
+        optimizer = build_optimizer(ADAMW, make_model(), fused=fused)
+        assert optimizer.defaults["fused"] is fused
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+class TestState:
+    """What a checkpoint keeps of an optimizer."""
+
+    def test_goes_on_bit_by_bit(self, make_model: MakeModel, name: str) -> None:
+        through, model = make_model(), make_model()
+        optimizer = build_optimizer(CONFIGS[name], through)
+        expected = train(through, optimizer, range(3)) + train(through, optimizer, range(3, 6))
+
+        optimizer = build_optimizer(CONFIGS[name], model)
+        losses = train(model, optimizer, range(3))
+        file = io.BytesIO()
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+        file.seek(0)
+        saved: dict[str, Any] = torch.load(file, weights_only=True)
+        model = make_model()
+        model.load_state_dict(saved["model"])
+        optimizer = build_optimizer(CONFIGS[name], model)
+        optimizer.load_state_dict(saved["optimizer"])
+        losses += train(model, optimizer, range(3, 6))
+
+        assert losses == expected
+        for key, weight in through.state_dict().items():
+            assert torch.equal(weight, model.state_dict()[key]), key
+
+    def test_learns(self, make_model: MakeModel, name: str) -> None:
+        model = make_model()
+        losses = train(model, build_optimizer(CONFIGS[name], model), range(100, 140))
+        assert losses[0] == pytest.approx(4.16, abs=0.2)
+        assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
+
+    def test_closure(self, make_model: MakeModel, name: str) -> None:
+        model = make_model()
+        optimizer = build_optimizer(CONFIGS[name], model)
+        tokens, targets = batch(0)
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss = model(tokens, targets)
+            loss.backward()
+            return float(loss.detach())
+
+        before = {key: weight.clone() for key, weight in model.state_dict().items()}
+        first = optimizer.step(closure)
+        assert first == pytest.approx(64 * 4.16, rel=0.05)
+        assert all(p.grad is not None for p in model.parameters())
+        assert any(not torch.equal(w, before[key]) for key, w in model.state_dict().items())
+
+
+def test_compiled_or_not_the_groups_are_the_same(make_model: MakeModel) -> None:
+    plain = build_optimizer(MUON, make_model())
+    compiled = build_optimizer(MUON, make_model(), compile=True)
+    assert [len(g["params"]) for g in plain.param_groups] == [
+        len(g["params"]) for g in compiled.param_groups
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", [{"momentum": 1.0}, {"num_iterations": 0}, {"lr": -1.0}, {"betas": (1.0, 0.9)}]
+)
+def test_refuses(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        MuonConfig(**{**vars(MUON), **change})

@@ -1,0 +1,90 @@
+"""Every command of README.md runs, made small."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from experiment_harness import REPOSITORY, SECONDS, TINY, Outcome, run
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
+TRAINING = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "babygpt_exp"]]
+STREAMING = [words[3:] for words in COMMANDS if words[:3] == ["python", "-m", "streamer"]]
+MAKING = [words[1] for words in COMMANDS if words[0] == "make"]
+
+
+def made_small(arguments: list[str]) -> list[str]:
+    """A command's arguments, and those of a tiny run that it does not set itself."""
+    if any(argument.startswith("--") for argument in arguments):
+        return arguments
+    own = {argument.partition("=")[0] for argument in arguments}
+    return arguments + [word for word in TINY if word.partition("=")[0] not in own]
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder of somebody's own text, where the README's commands look for it."""
+    folder = tmp_path / "my_texts"
+    folder.mkdir()
+    for number in range(60):
+        lines = [f"The {number}th story has {count} lines, and no more.\n" for count in range(40)]
+        (folder / f"{number}.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def stream_url(texts: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The README's streamer, on a port that is free."""
+    (arguments,) = STREAMING
+    arguments = ["0" if word == "8000" else word for word in arguments]
+    with subprocess.Popen(
+        [sys.executable, "-m", "streamer", *arguments],
+        cwd=texts.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().removeprefix("listening on ").strip()
+        process.terminate()
+        assert process.wait(SECONDS) == 0
+
+
+def test_readme_has_what_is_tested_here() -> None:
+    assert len(TRAINING) >= 8
+    assert {"run", "test"} <= set(MAKING)
+
+
+@pytest.mark.parametrize("target", sorted(set(MAKING)))
+def test_make_knows_each_target(target: str) -> None:
+    subprocess.run(["make", "-n", target], cwd=REPOSITORY, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [words for words in TRAINING if "data=remote" not in words], ids=" ".join
+)
+def test_training_command_runs(
+    arguments: list[str], texts: Path, babygpt: Callable[..., Outcome]
+) -> None:
+    outcome = babygpt(*made_small(arguments))
+    assert outcome.exit_code == 0, outcome.errors
+    assert outcome.errors == ""
+    assert "babygpt" in outcome.output or "model:" in outcome.output
+
+
+def test_remote_command_trains_from_the_streamer(
+    stream_url: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (arguments,) = [words for words in TRAINING if "data=remote" in words]
+    arguments = [f"data.url={stream_url}" if "data.url=" in word else word for word in arguments]
+    outcome = run(*made_small(arguments), cwd=tmp_path, env=environment)
+    assert outcome.exit_code == 0, outcome.errors
+    assert outcome.summary["tokens"] > 0
+    assert not (outcome.folder / "streamer.log").exists()
