@@ -7,7 +7,6 @@ that uses it. `load` is the one way in, and refuses what is misspelt or does not
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,10 +22,6 @@ from babygpt_exp.schedule import SCHEDULES, ScheduleConfig
 from babygpt_exp.tokenizer import TOKENIZERS, TokenizerConfig
 from babygpt_exp.tracking.config import LOGGERS, LoggerConfig
 from babygpt_exp.typed import build, nearest
-
-HERE = Path(__file__).resolve().parent
-CONF = next((p for p in (HERE / "conf", HERE.parent / "conf") if p.is_dir()), HERE / "conf")
-"""The folder of the config groups: inside an installed package, beside it in a checkout."""
 
 
 @dataclass

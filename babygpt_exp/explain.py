@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from babygpt_exp.config import CONF, GROUPS
+from babygpt_exp.config import GROUPS
 from babygpt_exp.errors import one_line
+from babygpt_exp.options import CONF, options
 from babygpt_exp.typed import nearest
-
-
-def options(group: str) -> list[str]:
-    """The options of a config group that ship with the package."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def known_keys() -> Iterator[str]:
@@ -41,9 +37,4 @@ def explain(error: Exception, arguments: list[str]) -> str:
             if option and (CONF / group).is_dir() and option not in options(group):
                 return f"there is no {argument}; {group} has: {', '.join(options(group))}"
     cause = f": {one_line(error.__cause__)}" if error.__cause__ is not None else ""
-    return (
-        one_line(error).removesuffix(
-            " See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details"
-        )
-        + cause
-    )
+    return re.sub(r" See https://\S+ for details", "", one_line(error)) + cause

@@ -143,7 +143,8 @@ def new_trainer(
     callbacks: list[L.Callback],
 ) -> L.Trainer:
     """Lightning's trainer with nothing on that this package does itself."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "torch.utils.cpp_extension"):  # advice, no news
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     num_micro_batches = config.run.batch_tokens // micro_batch_tokens
     eval_steps = config.run.interval_steps(config.run.eval_every_tokens, parts=8)

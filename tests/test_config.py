@@ -16,9 +16,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from babygpt_exp import cli
-from babygpt_exp.config import CONF, GROUPS, Config, RunConfig, load
+from babygpt_exp.config import GROUPS, Config, RunConfig, load
 from babygpt_exp.errors import ConfigError
 from babygpt_exp.explain import known_keys
+from babygpt_exp.options import CONF
 from babygpt_exp.tokenizer import train_bpe
 from babygpt_exp.typed import build, convert, nearest
 

@@ -188,6 +188,25 @@ class TestStop:
         assert (folder / "checkpoints" / "last.ckpt").stat().st_size > 0
         assert streamers_of(Path(own["XDG_CACHE_HOME"])) == []
 
+    @pytest.mark.parametrize(
+        ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+    )
+    def test_signal_before_training_ends_it_at_once(
+        self,
+        start_babygpt: Callable[..., Running],
+        own: dict[str, str],
+        number: signal.Signals,
+        exit_code: int,
+    ) -> None:
+        running = start_babygpt(*ENDLESS, env=own)
+        wait_until(lambda: any(running.cwd.glob("outputs/*/*/summary.json")), "summary.json")
+        outcome = running.stop(number)
+        assert number.name in outcome.errors.splitlines()[-1]
+        assert "Traceback" not in outcome.errors
+        assert outcome.exit_code == exit_code
+        assert outcome.summary["status"] == "interrupted"
+        assert streamers_of(Path(own["XDG_CACHE_HOME"])) == []
+
     def test_kill_leaves_no_streamer_and_a_true_summary(
         self, start_babygpt: Callable[..., Running], own: dict[str, str]
     ) -> None:

@@ -1,0 +1,141 @@
+"""Sweeps by Hydra's own launcher: each job is a run of its own, and none takes others along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiment_harness import (
+    TINY,
+    Outcome,
+    of_type,
+    read_rows,
+    read_summary,
+    read_wandb,
+    run,
+    streamers_of,
+)
+
+SHORT = (*TINY, "run.max_tokens=4096", "hydra/launcher=basic")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep."""
+
+    outcome: Outcome
+
+    @property
+    def folder(self) -> Path:
+        """The only folder below `multirun`."""
+        (folder,) = self.outcome.cwd.glob("multirun/*/*")
+        return folder
+
+    def job(self, number: int) -> Path:
+        """Folder of a job."""
+        return self.folder / str(number)
+
+
+def sweep(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], *arguments: str
+) -> Sweep:
+    cwd = tmp_path_factory.mktemp("sweep")
+    return Sweep(run("-m", *SHORT, *arguments, cwd=cwd, env=environment))
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Sweep:
+    """Two jobs that go well."""
+    return sweep(tmp_path_factory, environment, "seed=1,2")
+
+
+class TestSeeds:
+    """`-m seed=1,2`."""
+
+    def test_ends_well(self, seeds: Sweep) -> None:
+        assert seeds.outcome.exit_code == 0, seeds.outcome.errors
+        assert "Traceback" not in seeds.outcome.errors
+
+    def test_each_job_has_its_folder(self, seeds: Sweep) -> None:
+        jobs = sorted(path.name for path in seeds.folder.iterdir() if path.name.isdigit())
+        assert jobs == ["0", "1"]
+        assert {path.name for path in seeds.outcome.cwd.iterdir()} == {"multirun"}
+
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_each_job_is_a_whole_run(self, seeds: Sweep, number: int) -> None:
+        summary = read_summary(seeds.job(number))
+        assert summary["status"] == "completed"
+        assert summary["seed"] == number + 1
+        assert f"seed={number + 1}" in summary["overrides"]
+        assert int(read_rows(seeds.job(number))[-1]["tokens"]) == 4096
+
+    def test_jobs_differ_as_seeds_do(self, seeds: Sweep) -> None:
+        one, two = (
+            {row["train/loss"] for row in read_rows(seeds.job(n)) if row["train/loss"]}
+            for n in (0, 1)
+        )
+        assert len(one) == len(two) == 4
+        assert not one & two
+
+    def test_streamers_are_gone(self, seeds: Sweep, cache: Path) -> None:
+        assert seeds.outcome.exit_code == 0
+        assert streamers_of(cache) == []
+
+
+@pytest.fixture(scope="module")
+def logs(seeds: Sweep, environment: dict[str, str]) -> list[list[dict[str, Any]]]:
+    """The W&B records of each job."""
+    found = [list(seeds.job(n).glob("wandb/offline-run-*/run-*.wandb")) for n in (0, 1)]
+    assert [len(logs) for logs in found] == [1, 1]
+    return [read_wandb(log, environment) for (log,) in found]
+
+
+class TestWandb:
+    """Two runs of W&B in one group, not one run."""
+
+    def test_two_runs_one_group(self, logs: list[list[dict[str, Any]]]) -> None:
+        runs = [of_type(records, "run")[0] for records in logs]
+        assert runs[0]["run_id"] != runs[1]["run_id"]
+        assert runs[0]["run_group"] == runs[1]["run_group"] != ""
+
+    def test_names_tell_the_runs_apart(self, logs: list[list[dict[str, Any]]]) -> None:
+        names = [of_type(records, "run")[0]["display_name"] for records in logs]
+        assert "seed=1" in names[0]
+        assert "seed=2" in names[1]
+
+    def test_each_has_its_own_rows_and_its_own_end(
+        self, logs: list[list[dict[str, Any]]], seeds: Sweep
+    ) -> None:
+        for number, records in enumerate(logs):
+            history = [record["item"] for record in of_type(records, "history")]
+            losses = [item["train/loss"] for item in history if "train/loss" in item]
+            rows = read_rows(seeds.job(number))
+            assert losses == [float(row["train/loss"]) for row in rows if row["train/loss"]]
+            assert len(of_type(records, "exit")) == 1
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Sweep:
+    """Three jobs: the second can not run (three heads), the others can."""
+    return sweep(tmp_path_factory, environment, "logger=none", "model.num_heads=2,3,4")
+
+
+class TestFailingJob:
+    """`-m model.num_heads=2,3,4`, where 3 does not divide the width."""
+
+    def test_exit_status_and_error(self, mixed: Sweep) -> None:
+        assert mixed.outcome.exit_code == 1
+        assert "Traceback" not in mixed.outcome.errors
+        errors = [e for e in mixed.outcome.errors.splitlines() if e.startswith("error: ")]
+        assert len(errors) == 1, mixed.outcome.errors
+        assert "model.num_heads=3 does not divide model.width=64" in errors[0]
+
+    @pytest.mark.parametrize("number", [0, 2])
+    def test_others_complete(self, mixed: Sweep, number: int) -> None:
+        assert read_summary(mixed.job(number))["status"] == "completed"
+        assert int(read_rows(mixed.job(number))[-1]["tokens"]) == 4096
+
+    def test_failing_job_leaves_no_metrics(self, mixed: Sweep) -> None:
+        assert not (mixed.job(1) / "metrics.csv").exists()
