@@ -81,7 +81,7 @@ def compose_and_run(composed: DictConfig) -> float:
         return run(config, folder)
     except (UserError, OSError) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN and not isinstance(error, RunInterrupted):
-            raise
+            raise UserError(one_line(error)) from error
         leave(error)
 
 
@@ -107,12 +107,16 @@ def run(config: Config, folder: Path) -> float:
     from babygpt_exp.train import train
 
     hydra_config = HydraConfig.get()
-    sweep = None
+    overrides = list(hydra_config.overrides.task)
+    sweep, distinct = None, overrides
     if hydra_config.mode == RunMode.MULTIRUN:
         sweep = "_".join(Path(hydra_config.sweep.dir).parts[-2:])
+        # What the user typed varies where it is not what the job got: seed=1,2 became seed=2.
+        distinct = [override for override in overrides if override not in sys.argv]
     job = Job(
         folder=folder,
-        overrides=list(hydra_config.overrides.task),
+        overrides=overrides,
+        distinct=distinct,
         run_id="_".join(folder.parts[-3 if sweep else -2 :]),
         sweep=sweep,
     )

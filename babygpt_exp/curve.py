@@ -44,9 +44,9 @@ def training_curve(title: str, train: Points, validation: Points) -> str:
         for name, points in (("train", train), ("validation", validation))
     }
     points = [point for curve in curves.values() for point in curve] or [(0.0, 0.0)]
-    x_max = max(x for x, _ in points) or 1.0
+    x_max = max(1.0, *(x for x, _ in points))
     y_low, y_high = min(y for _, y in points), max(y for _, y in points)
-    pad = 0.05 * ((y_high - y_low) or 1.0)
+    pad = 0.05 * max(y_high - y_low, 1e-3)
     y_low, y_high = y_low - pad, y_high + pad
 
     def place(x: float, y: float) -> tuple[float, float]:

@@ -16,6 +16,10 @@ class ConfigError(UserError):
     exit_code = 2
 
 
+class StreamLostError(UserError):
+    """A streamer that is gone for good, between two steps of the training."""
+
+
 class RunInterrupted(UserError):
     """A run that was asked to stop, by Ctrl-C or by a scheduler."""
 

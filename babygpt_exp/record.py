@@ -25,6 +25,8 @@ class Job:
     """Folder of the run; exists."""
     overrides: list[str]
     """What the user typed."""
+    distinct: list[str]
+    """Those of them that tell the job from others of its sweep; all without a sweep."""
     run_id: str
     """Name of the run for W&B, unique and readable."""
     sweep: str | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -70,6 +71,8 @@ def convert(value: Any, hint: Any) -> Any:
     if origin in (list, tuple):
         return convert_sequence(value, hint)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise TypeError("must be a finite number")
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)

@@ -123,7 +123,9 @@ class TestOfflineRun:
     @pytest.fixture
     def started(self, tmp_path: Path) -> Iterator[Any]:
         config = WandbConfig("wandb", "offline", "babygpt", None, "a group", ["a tag"])
-        job = Job(folder=tmp_path, overrides=["seed=3"], run_id="day_time", sweep=None)
+        job = Job(
+            tmp_path, overrides=["seed=3"], distinct=["seed=3"], run_id="day_time", sweep=None
+        )
         with wandb_folders(tmp_path / "wandb"):
             yield open_run(config, job, {"seed": 3})
 

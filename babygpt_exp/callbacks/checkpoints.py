@@ -13,6 +13,7 @@ import lightning as L
 from babygpt_exp.callbacks.metrics import Clock
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
+from babygpt_exp.errors import StreamLostError
 from babygpt_exp.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ class Checkpoints(L.Callback):
             with self.clock.pause():
                 save(trainer, self.folder.last_checkpoint)
             self._saved_step = trainer.global_step
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Save `last.ckpt` if no more data come; the last step was whole."""
+        if isinstance(exception, StreamLostError) and trainer.global_step > 0:
+            self.save_last(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save `best.ckpt` if it is better."""

@@ -41,6 +41,8 @@ class Samples(L.Callback):
         with self.clock.pause():
             module: GPTModule = pl_module  # type: ignore[assignment]
             self.final = self._draw(trainer, module)
+            if not self.final:
+                return
             for logger in trainer.loggers:
                 logger.log_samples(self.final)  # type: ignore[attr-defined]
             self.terminal.samples(self.final)

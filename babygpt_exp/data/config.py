@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamer.plan import MAX_SHUFFLE_SHARDS
+from streamer.split import MAX_SALT_BYTES
+
 SAMPLE = Path(__file__).resolve().parent.parent / "corpus" / "sample.parquet"
 """The corpus that ships with the package."""
 
@@ -30,8 +33,15 @@ class DataConfig:
             problems.append(
                 f"data.validation_fraction={self.validation_fraction} must be between 0 and 1"
             )
-        if self.shuffle_shards < 1:
-            problems.append(f"data.shuffle_shards={self.shuffle_shards} must be at least 1")
+        if not 1 <= self.shuffle_shards <= MAX_SHUFFLE_SHARDS:
+            problems.append(
+                f"data.shuffle_shards={self.shuffle_shards} must be between 1 and "
+                f"{MAX_SHUFFLE_SHARDS}"
+            )
+        if len(self.validation_salt.encode()) > MAX_SALT_BYTES:
+            problems.append(f"data.validation_salt must be at most {MAX_SALT_BYTES} bytes")
+        if not 0 <= self.seed < 2**53:
+            problems.append(f"data.seed={self.seed} must be between 0 and 2^53 - 1")
         if problems:
             raise ValueError("; ".join(problems))
 

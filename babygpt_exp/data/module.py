@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch, split
-from babygpt_exp.errors import UserError
+from babygpt_exp.errors import StreamLostError, UserError
 from babygpt_exp.tokenizer import TextTokenizer, obtain_tokenizer
 from streamer.client import StreamClient, StreamError
 from streamer.embedded import EmbeddedStreamer, EmbeddedStreamerError
@@ -124,7 +124,7 @@ class StreamDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Iterator[MicroBatch]:
         """Micro-batches from the saved cursor on, without end."""
-        run = self.config.run
+        run, data = self.config.run, self.config.data
         try:
             stream = self.client.open(
                 plan=self.plan or self.new_plan(shuffled=True),
@@ -140,7 +140,8 @@ class StreamDataModule(L.LightningDataModule):
                 self.reconnects = stream.reconnects
                 yield from split(batch, self.rows)
         except StreamError as error:
-            raise UserError(str(error)) from error
+            hint = f"; see {self.log_path}" if data.embedded_source is not None else ""
+            raise StreamLostError(f"{error}{hint}") from error
 
     def val_dataloader(self) -> DataLoader[MicroBatch]:
         """The same batches for every validation."""

@@ -90,7 +90,7 @@ def open_run(config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> Wan
         run = wandb.init(
             dir=job.folder,
             id=slug(job.run_id),
-            name=config.run_name or slug(",".join(job.overrides)) or "default",
+            name=config.run_name or slug(",".join(job.distinct)) or "default",
             project=config.project,
             group=config.group or job.sweep,
             job_type="train",
@@ -119,6 +119,8 @@ class WandbRun(WandbLogger):
 
     def log_samples(self, samples: list[Sample]) -> None:
         """The table `samples`, with all of the run so far."""
+        if not samples:
+            return
         self._samples += samples
         table = wandb.Table(
             columns=[field.name for field in fields(Sample)],
