@@ -29,6 +29,17 @@ def other(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     return outcome.folder
 
 
+@pytest.fixture(scope="module")
+def from_file(
+    tiny_run: TinyRun, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run again, from the config.yaml that it left."""
+    where = ("--config-path", str(tiny_run.folder), "--config-name", "config")
+    outcome = run(*where, cwd=tmp_path_factory.mktemp("from-file"), env=environment)
+    assert outcome.exit_code == 0, outcome.errors
+    return outcome.folder
+
+
 def learned(folder: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv without what was measured."""
     return [
@@ -39,6 +50,11 @@ def learned(folder: Path) -> list[dict[str, str]]:
 
 def test_same_seed_same_curve(tiny_run: TinyRun, again: Path) -> None:
     assert learned(tiny_run.folder) == learned(again)
+
+
+def test_config_file_reproduces_the_run(tiny_run: TinyRun, from_file: Path) -> None:
+    assert learned(tiny_run.folder) == learned(from_file)
+    assert (tiny_run.folder / "config.yaml").read_text() == (from_file / "config.yaml").read_text()
 
 
 def test_same_seed_same_samples_and_tokenizer(tiny_run: TinyRun, again: Path) -> None:

@@ -29,6 +29,13 @@ class WandbConfig(LoggerConfig):
     tags: list[str]
     """Tags of the run."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.project) <= 128 or set(self.project) & set("/\\#?%:"):
+            raise ValueError(
+                f"logger.project={self.project} must have 1 to 128 characters, "
+                "none of them / \\ # ? % :"
+            )
+
 
 LOGGERS: dict[str, type[LoggerConfig]] = {"wandb": WandbConfig, "none": LoggerConfig}
 """The dataclass of each option of group `logger`."""

@@ -29,7 +29,9 @@ def parse_line(line: bytes, column: str) -> str | None:
         raise BadLineError("is not a JSON object")
     if column not in value:
         found = ", ".join(value) or "none"
-        raise BadLineError(f"has no field {column!r}; its fields are {found} (choose by --column)")
+        raise BadLineError(
+            f"has no field {column!r}; its fields are {found}; choose another column"
+        )
     document = value[column]
     if document is None:
         return None

@@ -22,13 +22,13 @@ def row_counts(path: Path, column: str) -> list[int]:
     if column not in schema.names:
         found = ", ".join(schema.names) or "none"
         raise SourceError(
-            f"{path} has no column {column!r}; its columns are {found} (choose by --column)"
+            f"{path} has no column {column!r}; its columns are {found}; choose another column"
         )
     kind = schema.field(column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise SourceError(f"column {column!r} of {path} is {kind}, not text (choose by --column)")
+        raise SourceError(f"column {column!r} of {path} is {kind}, not text; choose another column")
     return counts
 
 
