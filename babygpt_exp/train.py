@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -197,7 +198,7 @@ def report(record: Record, experiment: Experiment, terminal: Terminal) -> float:
         "model": str(folder.last_checkpoint),
     }
     if wandb_log is not None:
-        rows["look"] = f"wandb leet {wandb_log.parent}"
-        rows["upload"] = f"wandb sync {wandb_log.parent}"
+        rows["look"] = shlex.join(["wandb", "leet", str(wandb_log.parent)])
+        rows["upload"] = shlex.join(["wandb", "sync", str(wandb_log.parent)])
     terminal.table("done", rows)
     return float(summary["final_val_bpb"])
