@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from babygpt_exp.errors import ConfigError, UserError, one_line
+from babygpt_exp.errors import ConfigError, one_line
 
 END_OF_TEXT = "<|endoftext|>"
 """Name of the token that ends a document, in tokenizers that are made here."""
@@ -177,11 +177,3 @@ def read_tokenizer(path: Path, end_of_text: str) -> TextTokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return TextTokenizer(tokenizer, token)
-
-
-def parse_tokenizer(json: str, end_of_text: int) -> TextTokenizer:
-    """A tokenizer from the content of its file, as a checkpoint carries it."""
-    try:
-        return TextTokenizer(Tokenizer.from_str(json), end_of_text)
-    except Exception as error:  # the library raises nothing narrower
-        raise UserError(f"the tokenizer does not load: {one_line(error)}") from error

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, trainers
 
-from babygpt_exp.errors import ConfigError, UserError
+from babygpt_exp.errors import ConfigError
 from babygpt_exp.tokenizer import (
     END_OF_TEXT,
     BPEConfig,
     FileConfig,
     TokenizerConfig,
     obtain_tokenizer,
-    parse_tokenizer,
     read_tokenizer,
     train_bpe,
 )
@@ -139,21 +137,3 @@ class TestFile:
     def test_refuses_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is no file"):
             FileConfig("file", str(tmp_path / "nowhere.json"), END_OF_TEXT)
-
-
-class TestParse:
-    """A tokenizer out of a checkpoint."""
-
-    def test_travels_as_text(self) -> None:
-        made = train_bpe(300, DOCUMENTS)
-        again = parse_tokenizer(made.json, made.end_of_text)
-        assert again.json == made.json
-        assert again.encode(DOCUMENTS[1]) == made.encode(DOCUMENTS[1])
-        assert again.token_bytes("") == made.token_bytes("")
-
-    def test_is_json(self) -> None:
-        assert json.loads(train_bpe(300, DOCUMENTS).json)["model"]["type"] == "BPE"
-
-    def test_refuses_nonsense(self) -> None:
-        with pytest.raises(UserError, match="does not load"):
-            parse_tokenizer("nonsense", 0)

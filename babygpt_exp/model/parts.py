@@ -5,6 +5,7 @@ Shapes: B sequences, T positions, C channels, H heads, D = C / H channels a head
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -82,7 +83,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, cache: Cache | None, layer: int) -> 
     return y.transpose(1, 2).flatten(2)  # (B, T, C)
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """What every architecture is to the rest of the program.
 
     A subclass gives `hidden` and `logits`; loss, cache and counts are common to all.
@@ -91,13 +92,13 @@ class Decoder(nn.Module):
     context: int
     num_heads: int
 
+    @abstractmethod
     def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """Final channels (B, T, C) of tokens (B, T)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) in float32 of final channels (..., C)."""
-        raise NotImplementedError
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Sum of the nats of targets (B, T) given tokens (B, T), in float32.
@@ -107,13 +108,13 @@ class Decoder(nn.Module):
         logits = self.logits(self.hidden(tokens)).flatten(0, 1)  # (B * T, V)
         return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
+    @abstractmethod
     def blocks(self) -> nn.ModuleList:
         """The blocks in series."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self) -> nn.Linear:
         """The last matrix, from channels to logits."""
-        raise NotImplementedError
 
     def num_matmul_parameters(self) -> int:
         """Weights that multiply activations: N of the FLOPs formula (no look-up, with head)."""
