@@ -71,6 +71,10 @@ class RunConfig:
             return -(-self.num_steps // parts)
         return max(1, round(interval_tokens / self.batch_tokens))
 
+    def is_due(self, step: int, interval_steps: int) -> bool:
+        """Whether something comes after `step`: each interval, and at the end of the run."""
+        return step % interval_steps == 0 or step == self.num_steps
+
 
 @dataclass
 class Config:

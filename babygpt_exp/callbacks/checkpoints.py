@@ -28,6 +28,7 @@ class Checkpoints(L.Callback):
         self.interval = config.run.interval_steps(config.run.checkpoint_every_tokens, parts=8)
         self.best = math.inf
         self._saved_step = -1
+        self._step_is_whole = False
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the next best."""
@@ -46,9 +47,8 @@ class Checkpoints(L.Callback):
         batch_idx: int,
     ) -> None:
         """Save `last.ckpt` if the step is due."""
-        step = trainer.global_step
-        due = step % self.interval == 0 or step == self.config.run.num_steps
-        if batch.next is not None and due:
+        self._step_is_whole = batch.next is not None
+        if self._step_is_whole and self.config.run.is_due(trainer.global_step, self.interval):
             self.save_last(trainer, pl_module)
 
     def save_last(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,8 +62,8 @@ class Checkpoints(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save `last.ckpt` if no more data come; the last step was whole."""
-        if isinstance(exception, StreamLostError) and trainer.global_step > 0:
+        """Save `last.ckpt` if no more data come, unless a step has been computed in part."""
+        if isinstance(exception, StreamLostError) and self._step_is_whole:
             self.save_last(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

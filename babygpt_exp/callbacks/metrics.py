@@ -91,7 +91,7 @@ class Metrics(L.Callback):
         pl_module.wants_grad_norm = self._due(trainer.global_step + 1)  # type: ignore[assignment]
 
     def _due(self, step: int) -> bool:
-        return step % self.interval == 0 or step == self.config.run.num_steps
+        return self.config.run.is_due(step, self.interval)
 
     def on_train_batch_end(
         self,

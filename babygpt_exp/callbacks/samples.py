@@ -34,8 +34,7 @@ class Samples(L.Callback):
         batch_idx: int,
     ) -> None:
         """Draw a round if the step is due."""
-        step = trainer.global_step
-        due = step % self.interval == 0 or step == self.config.run.num_steps
+        due = self.config.run.is_due(trainer.global_step, self.interval)
         if batch.next is None or not due:
             return
         with self.clock.pause():
