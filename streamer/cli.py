@@ -14,6 +14,7 @@ from typing import NoReturn
 from streamer.cache import default_cache_dir
 from streamer.errors import SourceError, one_line
 from streamer.server import ListenError, ServerOptions, serve
+from streamer.sources.spec import ON_BAD_DOCUMENT, SourceSpec, split_weight
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,11 +35,18 @@ def build_parser() -> Parser:
         "--source",
         action="append",
         required=True,
-        metavar="PATH",
-        help="file, folder or glob of .parquet, .jsonl, .txt, also .gz and .zst of the latter two",
+        metavar="PATH_OR_URL[=WEIGHT]",
+        help="file, folder or glob of .parquet, .jsonl, .txt, also .gz and .zst of the latter two; "
+        "local or hf://, s3://, http(s)://; several are mixed by weight",
     )
     parser.add_argument(
         "--column", default="text", help="column or field that holds the text (default: text)"
+    )
+    parser.add_argument(
+        "--on-bad-document",
+        choices=ON_BAD_DOCUMENT,
+        default="error",
+        help="what a document that cannot be read does: end the stream, or be left out",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     parser.add_argument(
@@ -70,13 +78,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def parse_sources(parser: Parser, options: argparse.Namespace) -> tuple[SourceSpec, ...]:
+    """The sources of a command line, which must differ from one another."""
+    specs = []
+    for source in options.source:
+        try:
+            address, weight = split_weight(source)
+        except ValueError as error:
+            parser.error(str(error))
+        specs.append(SourceSpec(address, weight, options.column, options.on_bad_document))
+    addresses = [spec.address for spec in specs]
+    for address in addresses:
+        if addresses.count(address) > 1:
+            parser.error(f"--source {address} is given twice; give it once with a larger weight")
+    return tuple(specs)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until stopped; returns 0, 1 for what cannot be served, 2 for bad usage."""
     parser = build_parser()
     try:
         options = parser.parse_args(argv)
-        if len(options.source) > 1:
-            parser.error("give one --source; a folder or a glob holds several files")
+        sources = parse_sources(parser, options)
         if not 0 <= options.port <= 65535:
             parser.error(f"--port {options.port} is not from 0 to 65535")
         if not is_loopback(options.host) and not options.insecure:
@@ -87,8 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     server_options = ServerOptions(
-        source=options.source[0],
-        column=options.column,
+        sources=sources,
         host=options.host,
         port=options.port,
         cache_dir=options.cache_dir or default_cache_dir(),

@@ -179,7 +179,7 @@ class Connection:
 
     async def _info(self, fields: Fields) -> Reply:
         fields.done()
-        listing = await self._library.listing()
+        (listing,) = await self._library.listings()
         source = source_payload(listing) | {
             "num_files": len(listing.snapshot),
             "num_shards": len(listing.shards),

@@ -116,7 +116,7 @@ class Feed:
             reader.close()
 
     async def _open(self) -> tuple[Reader, Plan]:
-        listing = await self._library.listing()
+        (listing,) = await self._library.listings()
         tokenizer = self._find_tokenizer()
         plan = agree(self._request.plan, listing, tokenizer.vocab_size)
         share, spec = self._request.share, plan.train_spec

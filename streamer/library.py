@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from streamer.order import SHARDS, permutation, permutation_key
 from streamer.plan import Plan
 from streamer.sources.files import FileMemo
 from streamer.sources.listing import Listing, Shard, list_source, read_shard, scan
+from streamer.sources.spec import SourceSpec
 from streamer.split import split_documents
 from streamer.tokens import ShardTokens, StoppingError, TextTokenizer, TokenSpec, tokenize
 
@@ -38,14 +39,13 @@ KEPT_TOKENIZERS = 64
 class Library:
     """What a server serves. All methods belong to its event loop; `close` ends its threads."""
 
-    def __init__(self, source: str, column: str, cache: TokenCache) -> None:
-        self.source = source
-        self.column = column
+    def __init__(self, sources: Sequence[SourceSpec], cache: TokenCache) -> None:
+        self.sources = tuple(sources)
         self._cache = cache
         self._memo = FileMemo(cache.folder / "files")
         self._preparing = ThreadPoolExecutor(NUM_PREPARING_THREADS, "prepare")
         self._quick = ThreadPoolExecutor(4, "quick")
-        self._listing: Listing | None = None
+        self._listings: dict[SourceSpec, Listing] = {}
         self._listing_lock = asyncio.Lock()
         self._tokenizers: OrderedDict[str, TextTokenizer] = OrderedDict()
         self._shards: OrderedDict[tuple[str, TokenSpec], ShardTokens] = OrderedDict()
@@ -68,16 +68,18 @@ class Library:
         """Runs what takes no more than moments outside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._quick, function)
 
-    async def listing(self) -> Listing:
-        """The source as it is now, listed anew if a file came, went or changed."""
+    async def listings(self) -> tuple[Listing, ...]:
+        """The sources as they are now, listed anew where a file came, went or changed."""
         async with self._listing_lock:
-            known = self._listing
-            if known is None or await self.quickly(lambda: scan(self.source)) != known.snapshot:
-                known = await self.quickly(
-                    lambda: list_source(self.source, self.column, self._memo)
-                )
-                self._listing = known
-            return known
+            found = [await self._listing(spec) for spec in self.sources]
+        return tuple(found)
+
+    async def _listing(self, spec: SourceSpec) -> Listing:
+        known = self._listings.get(spec)
+        if known is None or await self.quickly(lambda: scan(spec.address)) != known.snapshot:
+            known = await self.quickly(lambda: list_source(spec, self._memo))
+            self._listings[spec] = known
+        return known
 
     def find_tokenizer(self, digest: str) -> TextTokenizer | None:
         """An uploaded tokenizer by its hash."""
@@ -99,7 +101,7 @@ class Library:
         found = self._texts.get(shard.fingerprint)
         if found is None:
             found = await asyncio.get_running_loop().run_in_executor(
-                self._preparing, read_shard, shard, listing.column
+                self._preparing, read_shard, shard, listing.spec
             )
             self._texts[shard.fingerprint] = found
             while len(self._texts) > KEPT_TEXT_SHARDS:
@@ -124,13 +126,13 @@ class Library:
             chosen = [listing.shards[index] for index in order[at]]
             key = permutation_key(plan.seed, epoch, 1 + position.group)
         prepared = await asyncio.gather(
-            *(self._tokens(shard, listing.column, spec, tokenizer) for shard in chosen)
+            *(self._tokens(shard, listing.spec, spec, tokenizer) for shard in chosen)
         )
         tokens = [shard.tokens for shard in prepared]
         return await self.quickly(lambda: Group(tokens, plan.sequence_tokens, key, spec.eot_id))
 
     async def _tokens(
-        self, shard: Shard, column: str, spec: TokenSpec, tokenizer: TextTokenizer
+        self, shard: Shard, source: SourceSpec, spec: TokenSpec, tokenizer: TextTokenizer
     ) -> ShardTokens:
         key = (shard.fingerprint, spec)
         found = self._shards.get(key)
@@ -139,20 +141,20 @@ class Library:
             return found
         task = self._pending.get(key)
         if task is None:
-            task = asyncio.create_task(self._prepare(shard, column, spec, tokenizer))
+            task = asyncio.create_task(self._prepare(shard, source, spec, tokenizer))
             self._pending[key] = task
             task.add_done_callback(lambda done: self._keep(key, done))
         return await asyncio.shield(task)
 
     async def _prepare(
-        self, shard: Shard, column: str, spec: TokenSpec, tokenizer: TextTokenizer
+        self, shard: Shard, source: SourceSpec, spec: TokenSpec, tokenizer: TextTokenizer
     ) -> ShardTokens:
         def work() -> ShardTokens:
             found = self._cache.load(shard.fingerprint, spec)
             if found is not None:
                 return found
             documents, num_bytes = split_documents(
-                read_shard(shard, column), spec.split, spec.fraction, spec.salt
+                read_shard(shard, source), spec.split, spec.fraction, spec.salt
             )
             made = tokenize(documents, num_bytes, tokenizer, spec, self._report)
             return self._cache.store(shard.fingerprint, spec, made)

@@ -28,7 +28,7 @@ async def read_page(library: Library, fields: Fields) -> dict[str, Any]:
     cursor = fields.mapping("cursor") if fields.has("cursor") else None
     fields.discard("cursor")
     fields.done()
-    listing = await library.listing()
+    (listing,) = await library.listings()
     shard, document = _parse(cursor, listing.fingerprint) if cursor is not None else (0, 0)
     while shard < len(listing.shards):
         documents = await library.documents(listing, shard)

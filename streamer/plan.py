@@ -57,8 +57,8 @@ def source_payload(listing: Listing) -> dict[str, object]:
     """What a plan says of a source."""
     return {
         "name": listing.name,
-        "weight": 1.0,
-        "column": listing.column,
+        "weight": listing.spec.weight,
+        "column": listing.spec.column,
         "fingerprint": listing.fingerprint,
     }
 

@@ -27,6 +27,7 @@ from streamer.protocol import (
     PATH,
     SUBPROTOCOL,
 )
+from streamer.sources.spec import SourceSpec
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,8 @@ class ListenError(Exception):
 class ServerOptions:
     """What the command line decides."""
 
-    source: str
-    """File, folder or glob."""
-    column: str
-    """Column or field that holds the text."""
+    sources: tuple[SourceSpec, ...]
+    """What is served, mixed by weight."""
     host: str
     """Address to listen on."""
     port: int
@@ -115,21 +114,21 @@ async def serve(options: ServerOptions) -> None:
     _stop_on_signals(stop, options.stop_with_parent)
     if options.stop_with_parent:
         _stop_with_parent(stop)
-    library = Library(options.source, options.column, TokenCache(options.cache_dir))
-    listing_task = asyncio.create_task(library.listing())
+    library = Library(options.sources, TokenCache(options.cache_dir))
+    listing_task = asyncio.create_task(library.listings())
     stop_task = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({listing_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             return
-        listing = await listing_task
-        log.info(
-            "serving %s: %d files, %d shards, %.1f MB",
-            listing.name,
-            len(listing.snapshot),
-            len(listing.shards),
-            listing.num_bytes / 1e6,
-        )
+        for listing in await listing_task:
+            log.info(
+                "serving %s: %d files, %d shards, %.1f MB",
+                listing.name,
+                len(listing.snapshot),
+                len(listing.shards),
+                listing.num_bytes / 1e6,
+            )
         runner = web.AppRunner(
             Server(library).application,
             access_log=None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from streamer.errors import SourceError
 from streamer.sources import jsonl, parquet, text
 from streamer.sources.files import SUFFIXES, FileMemo, Identity, SourceFile, format_of, open_bytes
+from streamer.sources.spec import SourceSpec
 
 SLICE_BYTES = 16 << 20
 """Nominal size of a slice of text: prepared in seconds, and large enough to be worth a file."""
@@ -41,8 +42,8 @@ class Listing:
 
     name: str
     """For people; no part of its identity."""
-    column: str
-    """Column or field that holds the text."""
+    spec: SourceSpec
+    """What it was made for."""
     snapshot: dict[Path, Identity]
     """The files it was made from, to notice a change."""
     shards: list[Shard]
@@ -77,11 +78,12 @@ def scan(source: str) -> dict[Path, Identity]:
     return {path: Identity.of(path) for path in files}
 
 
-def list_source(source: str, column: str, memo: FileMemo) -> Listing:
+def list_source(spec: SourceSpec, memo: FileMemo) -> Listing:
     """Lists a source: hashes its files and finds its shards; raises SourceError.
 
     Takes as long as reading all of it once, unless `memo` knows its files.
     """
+    source, column = spec.address, spec.column
     snapshot = scan(source)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         files = list(pool.map(memo.describe, snapshot))
@@ -93,7 +95,7 @@ def list_source(source: str, column: str, memo: FileMemo) -> Listing:
     digest = hashlib.sha256(json.dumps([shard.fingerprint for shard in shards]).encode())
     return Listing(
         name=Path(source).name.split(".")[0] or source,
-        column=column,
+        spec=spec,
         snapshot={file.path: file.identity for file in files},
         shards=shards,
         num_bytes=sum(file.identity.num_bytes for file in files),
@@ -129,13 +131,13 @@ def _check_first_line(file: SourceFile, column: str) -> None:
         raise SourceError(f"{file.path} line 1 {error}")
 
 
-def read_shard(shard: Shard, column: str) -> list[str]:
+def read_shard(shard: Shard, spec: SourceSpec) -> list[str]:
     """The documents of one shard in order.
 
     Raises SourceError naming file and row group or line when they cannot be read, or when the
     file is no longer the one that was listed.
     """
-    file = shard.file
+    file, column = shard.file, spec.column
     file.check_unchanged()
     if file.format == "parquet":
         documents = parquet.read_documents(file.path, shard.start, column)

@@ -41,7 +41,6 @@ def wait_until_gone(process_id: int, seconds: float = 5) -> bool:
     [
         ([], 2, "--source"),
         (["--source", "a", "--sorce", "b"], 2, "--sorce"),
-        (["--source", "a", "--source", "b"], 2, "give one --source"),
         (["--source", "a", "--port", "x"], 2, "--port"),
         (["--source", "a", "--port", "70000"], 2, "0 to 65535"),
         (["--source", "a", "--host", "0.0.0.0"], 2, "--insecure"),

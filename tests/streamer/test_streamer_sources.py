@@ -19,6 +19,7 @@ from streamer.errors import SourceError
 from streamer.sources import listing as listing_module
 from streamer.sources.files import FileMemo
 from streamer.sources.listing import Listing, list_source, read_shard
+from streamer.sources.spec import SourceSpec
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -28,12 +29,14 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def listed(source: Path | str, column: str = "text", memo: Path | None = None) -> Listing:
-    return list_source(str(source), column, FileMemo(memo or Path("/nonexistent")))
+    return list_source(
+        SourceSpec(str(source), column=column), FileMemo(memo or Path("/nonexistent"))
+    )
 
 
 def read_all(source: Path | str, column: str = "text") -> list[str]:
     found = listed(source, column)
-    return [text for shard in found.shards for text in read_shard(shard, found.column)]
+    return [text for shard in found.shards for text in read_shard(shard, found.spec)]
 
 
 def as_jsonl(documents: list[str]) -> bytes:
@@ -220,9 +223,9 @@ def test_a_broken_row_group_is_named(documents: list[str], tmp_path: Path) -> No
     content[start : start + size] = os.urandom(size)
     path.write_bytes(content)
     shards = listed(path).shards
-    assert read_shard(shards[0], "text") == documents[:100]
+    assert read_shard(shards[0], SourceSpec("", column="text")) == documents[:100]
     with pytest.raises(SourceError, match=r"row group 1 of .*a\.parquet"):
-        read_shard(shards[1], "text")
+        read_shard(shards[1], SourceSpec("", column="text"))
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -236,7 +239,7 @@ def test_a_file_that_changed_is_never_read(tmp_path: Path) -> None:
     found = listed(path)
     os.utime(write(path, b"two\n"), (1, 1))
     with pytest.raises(SourceError, match="changed after it was listed"):
-        read_shard(found.shards[0], "text")
+        read_shard(found.shards[0], SourceSpec("", column="text"))
     path.unlink()
     with pytest.raises(SourceError, match="cannot read"):
-        read_shard(found.shards[0], "text")
+        read_shard(found.shards[0], SourceSpec("", column="text"))
