@@ -179,17 +179,20 @@ class Connection:
 
     async def _info(self, fields: Fields) -> Reply:
         fields.done()
-        (listing,) = await self._library.listings()
-        source = source_payload(listing) | {
-            "num_files": len(listing.snapshot),
-            "num_shards": len(listing.shards),
-            "num_bytes": listing.num_bytes,
-        }
+        sources = [
+            source_payload(listing)
+            | {
+                "num_files": len(listing.snapshot),
+                "num_shards": len(listing.shards),
+                "num_bytes": listing.num_bytes,
+            }
+            for listing in await self._library.listings()
+        ]
         return {
             "version": __version__,
             "protocol": SUBPROTOCOL,
             "limits": limits(),
-            "sources": [source],
+            "sources": sources,
         }
 
     async def _text(self, fields: Fields) -> Reply:

@@ -83,19 +83,18 @@ def _position(fields: Fields) -> Position:
     return position
 
 
-def check_group(cursor: Cursor, source: int, num_groups: int) -> None:
-    """Raises RequestError where a position lies beyond the last group."""
-    if cursor.sources[source].group >= num_groups:
+def check_group(position: Position, source: int, num_groups: int) -> None:
+    """Raises RequestError where a source's position lies beyond the last group."""
+    if position.group >= num_groups:
         field = f"cursor.sources.{source}.group"
         raise RequestError(
             "out_of_range", field, f"{field} is beyond the last of {num_groups} groups"
         )
 
 
-def check_block(cursor: Cursor, source: int, num_blocks: int) -> None:
-    """Raises RequestError where a position lies beyond its group's last block."""
-    block = cursor.sources[source].block
-    if block and block >= num_blocks:
+def check_block(position: Position, source: int, num_blocks: int) -> None:
+    """Raises RequestError where a source's position lies beyond its group's last block."""
+    if position.block and position.block >= num_blocks:
         field = f"cursor.sources.{source}.block"
         raise RequestError(
             "out_of_range", field, f"{field} is beyond the last of {num_blocks} blocks"

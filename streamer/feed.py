@@ -116,9 +116,9 @@ class Feed:
             reader.close()
 
     async def _open(self) -> tuple[Reader, Plan]:
-        (listing,) = await self._library.listings()
+        listings = await self._library.listings()
         tokenizer = self._find_tokenizer()
-        plan = agree(self._request.plan, listing, tokenizer.vocab_size)
+        plan = agree(self._request.plan, listings, tokenizer.vocab_size)
         share, spec = self._request.share, plan.train_spec
         num_bytes = -(-share.batch // share.world) * (plan.sequence_tokens + 1)
         num_bytes *= np.dtype(plan.dtype).itemsize
@@ -133,10 +133,10 @@ class Feed:
                 f"a validation fraction of {spec.fraction} leaves the {share.split} split empty",
             )
         if self._request.cursor is None:
-            cursor = Cursor(0, (Position(),))
+            cursor = Cursor(0, (Position(),) * len(listings))
         else:
-            cursor = parse_cursor(self._request.cursor, 1)
-        return Reader(self._library, listing, plan, tokenizer, share, cursor), plan
+            cursor = parse_cursor(self._request.cursor, len(listings))
+        return Reader(self._library, listings, plan, tokenizer, share, cursor), plan
 
     def _find_tokenizer(self) -> TextTokenizer:
         digest = tokenizer_hash(self._request.plan)

@@ -111,20 +111,25 @@ class Library:
     async def group(
         self,
         listing: Listing,
+        source: int,
         plan: Plan,
         spec: TokenSpec,
         tokenizer: TextTokenizer,
         position: Position,
     ) -> Group:
-        """The group of shards at a position, prepared; raises SourceError."""
+        """The group of shards at a position of the plan's source number `source`, prepared.
+
+        Raises SourceError.
+        """
         size = plan.shuffle_shards
         epoch, at = position.epoch, slice(position.group * size, (position.group + 1) * size)
         if plan.seed is None:
             chosen, key = listing.shards[at], None
         else:
-            order = permutation(permutation_key(plan.seed, epoch, SHARDS), len(listing.shards))
+            shards_key = permutation_key(plan.seed, epoch, SHARDS, source)
+            order = await self.quickly(lambda: permutation(shards_key, len(listing.shards)))
             chosen = [listing.shards[index] for index in order[at]]
-            key = permutation_key(plan.seed, epoch, 1 + position.group)
+            key = permutation_key(plan.seed, epoch, 1 + position.group, source)
         prepared = await asyncio.gather(
             *(self._tokens(shard, listing.spec, spec, tokenizer) for shard in chosen)
         )

@@ -26,12 +26,13 @@ def splitmix64(state: int) -> int:
     return z ^ (z >> 31)
 
 
-def permutation_key(seed: int, epoch: int, what: int) -> int:
-    """splitmix64(splitmix64(splitmix64(seed) ^ epoch) ^ what), a 64-bit key.
+def permutation_key(seed: int, epoch: int, what: int, source: int = 0) -> int:
+    """splitmix64(splitmix64(splitmix64(seed) ^ epoch ^ source * 2**48) ^ what), a 64-bit key.
 
-    `what` is 0 for the shards of the epoch and g + 1 for the blocks of its g-th group.
+    `what` is 0 for the shards of the epoch and g + 1 for the blocks of its g-th group; `source`
+    counts the sources of a mix from 0.
     """
-    return splitmix64(splitmix64(splitmix64(seed) ^ epoch) ^ what)
+    return splitmix64(splitmix64(splitmix64(seed) ^ epoch ^ (source << 48)) ^ what)
 
 
 def permutation(key: int, size: int) -> NDArray[np.int64]:

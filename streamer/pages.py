@@ -7,7 +7,7 @@ from typing import Any
 
 from streamer.cursor import MAX_COUNT
 from streamer.errors import RequestError
-from streamer.fields import Fields
+from streamer.fields import Fields, bad_field
 from streamer.library import Library
 from streamer.plan import mismatch
 from streamer.protocol import MAX_FRAME_BYTES, MAX_TEXT_BYTES, MAX_TEXT_DOCUMENTS
@@ -15,7 +15,7 @@ from streamer.split import MAX_SALT_BYTES, SPLITS, split_documents
 
 
 async def read_page(library: Library, fields: Fields) -> dict[str, Any]:
-    """The next documents of a split in natural order, at most so many and so many bytes.
+    """The next documents of a source's split in natural order, at most so many and so many bytes.
 
     A page holds at least one document unless the corpus ends, and ends with its shard. `next` is
     the cursor of the next page, null at the end of the corpus. Raises RequestError.
@@ -25,11 +25,16 @@ async def read_page(library: Library, fields: Fields) -> dict[str, Any]:
     salt = fields.string("salt", MAX_SALT_BYTES)
     max_documents = fields.integer("max_documents", 1, MAX_TEXT_DOCUMENTS)
     max_bytes = fields.integer("max_bytes", 1, MAX_TEXT_BYTES)
+    source = fields.integer("source", 0, MAX_COUNT) if fields.has("source") else 0
     cursor = fields.mapping("cursor") if fields.has("cursor") else None
     fields.discard("cursor")
+    fields.discard("source")
     fields.done()
-    (listing,) = await library.listings()
-    shard, document = _parse(cursor, listing.fingerprint) if cursor is not None else (0, 0)
+    if source >= len(library.sources):
+        raise bad_field("source", f"must be below {len(library.sources)}, the number of sources")
+    listing = (await library.listings())[source]
+    field = f"sources.{source}.fingerprint"
+    shard, document = _parse(cursor, field, listing.fingerprint) if cursor else (0, 0)
     while shard < len(listing.shards):
         documents = await library.documents(listing, shard)
 
@@ -45,13 +50,13 @@ async def read_page(library: Library, fields: Fields) -> dict[str, Any]:
     return {"documents": [], "next": None}
 
 
-def _parse(cursor: Fields, fingerprint: str) -> tuple[int, int]:
+def _parse(cursor: Fields, field: str, fingerprint: str) -> tuple[int, int]:
     shard = cursor.integer("shard", 0, MAX_COUNT)
     document = cursor.integer("document", 0, MAX_COUNT)
     theirs = cursor.hexadecimal("fingerprint", 64)
     cursor.done()
     if theirs != fingerprint:
-        raise mismatch("sources.0.fingerprint", theirs, fingerprint)
+        raise mismatch(field, theirs, fingerprint)
     return shard, document
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -11,6 +12,7 @@ from streamer.cursor import MAX_COUNT
 from streamer.errors import RequestError
 from streamer.fields import Fields, bad_field
 from streamer.sources.listing import Listing
+from streamer.sources.spec import ON_BAD_DOCUMENT
 from streamer.split import MAX_SALT_BYTES
 from streamer.tokens import TokenSpec
 
@@ -59,6 +61,7 @@ def source_payload(listing: Listing) -> dict[str, object]:
         "name": listing.name,
         "weight": listing.spec.weight,
         "column": listing.spec.column,
+        "on_bad_document": listing.spec.on_bad_document,
         "fingerprint": listing.fingerprint,
     }
 
@@ -68,7 +71,7 @@ def tokenizer_hash(plan: object) -> str:
     return Fields(Fields(plan, "plan").take("tokenizer"), "plan.tokenizer").hexadecimal("hash", 64)
 
 
-def agree(proposed: object, listing: Listing, vocab_size: int) -> Plan:
+def agree(proposed: object, listings: Sequence[Listing], vocab_size: int) -> Plan:
     """The full plan for a proposed one with or without `sources`.
 
     `vocab_size` is the tokenizer's. Raises RequestError: bad_request for a field that no plan may
@@ -78,7 +81,7 @@ def agree(proposed: object, listing: Listing, vocab_size: int) -> Plan:
     version = fields.integer("version", 0, MAX_COUNT) if fields.has("version") else VERSION
     if version != VERSION:
         raise mismatch("version", version, VERSION)
-    sources = _agree_sources(fields, listing)
+    sources = _agree_sources(fields, listings)
     tokenizer = _agree_tokenizer(fields.mapping("tokenizer"), vocab_size)
     sequence_tokens = fields.integer("sequence_length", 1, MAX_SEQUENCE_TOKENS)
     validation = _validation(fields.mapping("validation"))
@@ -111,8 +114,8 @@ def mismatch(field: str, theirs: object, ours: object) -> RequestError:
     )
 
 
-def _agree_sources(fields: Fields, listing: Listing) -> list[dict[str, object]]:
-    ours = [source_payload(listing)]
+def _agree_sources(fields: Fields, listings: Sequence[Listing]) -> list[dict[str, object]]:
+    ours = [source_payload(listing) for listing in listings]
     if not fields.has("sources"):
         fields.discard("sources")
         return ours
@@ -126,6 +129,7 @@ def _agree_sources(fields: Fields, listing: Listing) -> list[dict[str, object]]:
         found = {
             "weight": source.number("weight", 0.0, 1e9),
             "column": source.string("column", 4096),
+            "on_bad_document": source.choice("on_bad_document", ON_BAD_DOCUMENT),
             "fingerprint": source.hexadecimal("fingerprint", 64),
         }
         source.done()

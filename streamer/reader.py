@@ -1,20 +1,23 @@
-"""A reader: from a plan and a cursor, batch after batch, across groups and epochs."""
+"""A reader: from a plan and a cursor, batch after batch, of all sources mixed by weight."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.blocks import Group
-from streamer.cursor import Cursor, Position, check_block, check_group
-from streamer.errors import RequestError
+from streamer.cursor import Cursor
 from streamer.library import Library
+from streamer.mix import schedule
 from streamer.plan import Plan
 from streamer.protocol import encode_frame
 from streamer.sources.listing import Listing
-from streamer.tokens import TextTokenizer
+from streamer.tokens import TextTokenizer, TokenArray
+from streamer.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,36 @@ class Share:
     world: int
     """Number of parts, which divides the batch."""
     epochs: int | None
-    """Passes after which it ends, counted from epoch 0; None never ends."""
+    """Passes over each source after which it ends, counted from epoch 0; None never ends."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Blocks of one group, and the rows of a batch that they go to."""
+
+    group: Group
+    """Where they come from."""
+    start: int
+    """The first in the group's order; the others follow it."""
+    rows: NDArray[np.int64]
+    """Ascending, one a block."""
+
+    def part(self, low: int, high: int) -> Span:
+        """What falls into rows [low, high), counted from `low`."""
+        first, last = np.searchsorted(self.rows, (low, high))
+        return Span(self.group, self.start + int(first), self.rows[first:last] - low)
+
+    def gather(self, rows: TokenArray, lengths: NDArray[np.int32]) -> None:
+        """Copies the blocks to their rows of `rows` (B, T + 1) and `lengths` (B,)."""
+        first, stop = int(self.rows[0]), int(self.rows[-1]) + 1
+        end = self.start + len(self.rows)
+        if stop - first == len(self.rows):
+            self.group.gather(self.start, end, rows[first:stop], lengths[first:stop])
+            return
+        blocks = np.empty((len(self.rows), rows.shape[1]), rows.dtype)
+        sizes = np.empty(len(self.rows), np.int32)
+        self.group.gather(self.start, end, blocks, sizes)
+        rows[self.rows], lengths[self.rows] = blocks, sizes
 
 
 @dataclass(frozen=True)
@@ -41,61 +73,52 @@ class Step:
     """Where the batch begins."""
     following: Cursor
     """Where the next one begins."""
-    spans: tuple[tuple[Group, int, int], ...]
-    """Runs of positions in a group's order."""
+    num_rows: int
+    """Blocks of this part."""
+    spans: Sequence[Span]
+    """Where they come from and go to."""
 
     def frame(self, stream: int, width: int, dtype: str) -> bytes:
         """The data frame, with rows of `width` tokens."""
-        num_rows = sum(stop - start for _, start, stop in self.spans)
-        rows = np.empty((num_rows, width), np.dtype(dtype))
-        lengths = np.empty(num_rows, np.int32)
-        done = 0
-        for group, start, stop in self.spans:
-            end = done + stop - start
-            group.gather(start, stop, rows[done:end], lengths[done:end])
-            done = end
+        rows = np.empty((self.num_rows, width), np.dtype(dtype))
+        lengths = np.empty(self.num_rows, np.int32)
+        for span in self.spans:
+            span.gather(rows, lengths)
         return encode_frame(stream, self.start.payload(), self.following.payload(), rows, lengths)
 
 
 class Reader:
-    """Walks through the order from `cursor`; prepares the next group while one is served."""
+    """Goes through the mix of all sources' walks from `cursor`.
+
+    A source whose epochs are over is left out, and its share goes to the others by weight, from
+    the very next block: the mix too depends on nothing but the cursor.
+    """
 
     def __init__(
         self,
         library: Library,
-        listing: Listing,
+        listings: Sequence[Listing],
         plan: Plan,
         tokenizer: TextTokenizer,
         share: Share,
         cursor: Cursor,
     ) -> None:
-        self._library = library
-        self._listing = listing
-        self._plan = plan
-        self._tokenizer = tokenizer
-        self._spec = replace(plan.train_spec, split=share.split)
         self._share = share
-        self.cursor = cursor
-        self._num_groups = -(-len(listing.shards) // plan.shuffle_shards)
-        self._groups: dict[Position, asyncio.Task[Group]] = {}
-        check_group(cursor, 0, self._num_groups)
+        self._slot = cursor.slot
+        self._weights = [listing.spec.weight for listing in listings]
+        self._walks = [
+            Walk(library, listing, i, plan, tokenizer, share.split, share.epochs, position)
+            for i, (listing, position) in enumerate(zip(listings, cursor.sources, strict=True))
+        ]
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the next step begins."""
+        return Cursor(self._slot, tuple(walk.position for walk in self._walks))
 
     async def begin(self) -> None:
-        """Prepares the first group; raises RequestError for a cursor beyond it or an empty split.
-
-        Without this check an endless stream over a split without text would never say a word.
-        """
-        place = self.cursor.sources[0]
-        if self._is_end(place):
-            return
-        check_block(self.cursor, 0, (await self._group(place)).num_blocks)
-        # The rest of this epoch and all of the next, whose order is another one.
-        last_epoch, place = place.epoch + 1, Position(place.epoch, place.group)
-        while place.epoch <= last_epoch:
-            if (await self._group(place)).num_blocks:
-                return
-            place = place.next_group(self._num_groups)
-        raise _empty_split(self._share.split)
+        """Prepares the first groups; raises RequestError for a bad cursor or an empty split."""
+        await asyncio.gather(*(walk.begin() for walk in self._walks))
 
     async def steps(self, count: int) -> list[Step]:
         """Up to `count` next steps: the first is waited for, the others taken if at hand.
@@ -112,85 +135,43 @@ class Reader:
 
     def close(self) -> None:
         """Gives up what is being prepared for this reader alone."""
-        for task in self._groups.values():
-            task.cancel()
+        for walk in self._walks:
+            walk.close()
 
     async def _step(self) -> Step | None:
-        start, place = self.cursor, self.cursor.sources[0]
-        wanted, spans = self._share.batch, []
-        while wanted and not self._is_end(place):
-            group = await self._group(place)
-            count = min(wanted, group.num_blocks - place.block)
-            spans.append((group, place.block, place.block + count))
-            place = place.advance(count, group.num_blocks, self._num_groups)
-            wanted -= count
-        num_rows = self._share.batch - wanted
-        self.cursor = Cursor(start.slot + num_rows, (place,))
+        start, wanted = self.cursor, self._share.batch
+        spans: list[Span] = []
+        num_rows = 0
+        while num_rows < wanted and (taken := await self._take(wanted - num_rows, num_rows, spans)):
+            num_rows += taken
+        self._slot += num_rows
         if not num_rows:
             return None
         rank, world = self._share.rank, self._share.world
-        part = _cut(spans, num_rows * rank // world, num_rows * (rank + 1) // world)
-        return Step(start, self.cursor, part)
+        low, high = num_rows * rank // world, num_rows * (rank + 1) // world
+        parts = (span.part(low, high) for span in spans)
+        return Step(start, self.cursor, high - low, [part for part in parts if len(part.rows)])
 
-    def _is_end(self, place: Position) -> bool:
-        return self._share.epochs is not None and place.epoch >= self._share.epochs
+    async def _take(self, count: int, row: int, spans: list[Span]) -> int:
+        """Adds spans of up to `count` blocks that go to rows from `row` on, and says how many.
+
+        It stops after a source's last block, since from there on the mix is another one.
+        """
+        left = await asyncio.gather(*(walk.num_left(count + 1) for walk in self._walks))
+        active = [source for source, num_left in enumerate(left) if num_left]
+        if not active:
+            return 0
+        slots = schedule(self._slot + row, count, [self._weights[source] for source in active])
+        chosen = [np.flatnonzero(slots == index) for index in range(len(active))]
+        for source, at in zip(active, chosen, strict=True):
+            if len(at) >= left[source]:
+                count = min(count, int(at[left[source] - 1]) + 1)
+        for source, at in zip(active, chosen, strict=True):
+            rows = row + at[at < count]
+            for group, first, last in await self._walks[source].take(len(rows)):
+                spans.append(Span(group, first, rows[: last - first]))
+                rows = rows[last - first :]
+        return count
 
     def _is_at_hand(self) -> bool:
-        place = self.cursor.sources[0]
-        task = self._groups.get(Position(place.epoch, place.group))
-        return (
-            task is not None
-            and task.done()
-            and not task.cancelled()
-            and task.exception() is None
-            and task.result().num_blocks - place.block >= self._share.batch
-        )
-
-    async def _group(self, place: Position) -> Group:
-        current = Position(place.epoch, place.group)
-        following = current.next_group(self._num_groups)
-        group = await self._start(current)
-        for position in list(self._groups):
-            if position not in (current, following):
-                self._groups.pop(position).cancel()
-        if not self._is_end(following):
-            self._start(following)
-        return group
-
-    def _start(self, position: Position) -> asyncio.Task[Group]:
-        if position not in self._groups:
-            task = asyncio.create_task(
-                self._library.group(
-                    self._listing, self._plan, self._spec, self._tokenizer, position
-                )
-            )
-            # One that fails before it is reached must not be reported as forgotten.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            self._groups[position] = task
-        return self._groups[position]
-
-
-def _cut(
-    spans: list[tuple[Group, int, int]], low: int, high: int
-) -> tuple[tuple[Group, int, int], ...]:
-    """The parts of `spans` that hold rows [low, high) of all their rows."""
-    kept = []
-    offset = 0
-    for group, start, stop in spans:
-        first, last = max(low - offset, 0), min(high - offset, stop - start)
-        if first < last:
-            kept.append((group, start + first, start + last))
-        offset += stop - start
-    return tuple(kept)
-
-
-def _empty_split(split: str) -> RequestError:
-    if split == "validation":
-        advice = "raise the validation fraction or give more documents"
-    else:
-        advice = "lower the validation fraction or give more documents"
-    return RequestError(
-        "empty_split",
-        "plan.validation.fraction",
-        f"no document of the corpus falls into the {split} split; {advice}",
-    )
+        return all(walk.is_end or walk.has_at_hand(self._share.batch) for walk in self._walks)
