@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import threading
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
@@ -61,7 +62,10 @@ class StreamClient:
         return self._call(self._request({"op": "info"}, self._deadline()))
 
     def documents(self, *, split: str, fraction: float, salt: str, max_documents: int) -> list[str]:
-        """The first documents of a split in natural order, as raw text."""
+        """The first documents of a split in natural order, as raw text.
+
+        Of several sources each gives its share by weight, as far as it has so many.
+        """
         return self._call(self._documents(split, fraction, salt, max_documents))
 
     def upload_tokenizer(self, tokenizer_json: str) -> str:
@@ -161,20 +165,24 @@ class StreamClient:
     async def _documents(
         self, split: str, fraction: float, salt: str, max_documents: int
     ) -> list[str]:
+        sources = (await self._request({"op": "info"}, self._deadline()))["sources"]
+        total = sum(source["weight"] for source in sources)
+        found: list[str] = []
+        for number, source in enumerate(sources):
+            share = math.ceil(max_documents * source["weight"] / total)
+            wanted = {"source": number, "split": split, "fraction": fraction, "salt": salt}
+            found += await self._pages(wanted, min(share, max_documents - len(found)))
+        return found
+
+    async def _pages(self, wanted: dict[str, Any], max_documents: int) -> list[str]:
+        """The first documents of one source."""
         found: list[str] = []
         cursor: dict[str, Any] | None = None
         deadline = self._deadline()
         while len(found) < max_documents:
-            message = {
-                "op": "text",
-                "split": split,
-                "fraction": fraction,
-                "salt": salt,
-                "max_documents": min(PAGE_DOCUMENTS, max_documents - len(found)),
-                "max_bytes": PAGE_BYTES,
-                "cursor": cursor,
-            }
-            page = await self._request(message, deadline)
+            limit = min(PAGE_DOCUMENTS, max_documents - len(found))
+            message = {"op": "text", "max_documents": limit, "max_bytes": PAGE_BYTES}
+            page = await self._request(message | wanted | {"cursor": cursor}, deadline)
             deadline.advance()
             found += page["documents"]
             cursor = page["next"]
