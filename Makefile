@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint format type build clean
+.PHONY: help install install-dev run test interop lint format type build clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,19 @@ run: install ## The main job: a baby GPT from a live stream, about ten minutes o
 
 test: install-dev ## The tests
 	$(RUN) -m pytest
+
+interop: install .interop/installed ## EIR's own eirtrain trains from our server; every word is accounted for
+	$(RUN) tests/interop/run.py .interop/bin
+
+# eir-dl needs Python 3.13, whatever the project itself runs on
+INTEROP_PYTHON ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13; do \
+	$$python -c pass 2>/dev/null && echo $$python && break; done)
+
+.interop/installed: tests/interop/requirements.txt
+	@test -n "$(INTEROP_PYTHON)" || { echo 'no Python 3.13 found: make interop INTEROP_PYTHON=/path/to/python3.13' >&2; exit 1; }
+	$(INTEROP_PYTHON) -m venv .interop
+	.interop/bin/python -m pip install --quiet --requirement tests/interop/requirements.txt
+	touch $@
 
 lint: install-dev ## Style
 	$(VENV)/bin/ruff check .

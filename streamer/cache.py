@@ -1,7 +1,6 @@
 """The token cache: one file a shard and split, mapped where large, checked when opened.
 
-An entry is 64 bytes of header and the raw little-endian array. It is written under another name
-and renamed, so that a reader sees a whole entry or none, and two writers do no harm.
+An entry is 64 bytes of header and the raw little-endian array.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import mmap
 import os
 import struct
 import tempfile
-import uuid
 import zlib
 from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 
+from streamer.disk import DEFAULT_MAX_BYTES, CacheDisk
 from streamer.tokens import ShardTokens, TokenSpec
 
 log = logging.getLogger(__name__)
@@ -69,9 +68,10 @@ class TokenCache:
     Where the folder cannot be written, everything works from memory and a warning says so once.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.folder = folder
-        self._bypassed = False
+        self.disk = CacheDisk(folder, max_bytes)
+        """Shared with the documents of the sources, so that one limit holds for both."""
 
     def path(self, shard_fingerprint: str, spec: TokenSpec) -> Path:
         """Where the entry of a shard lies."""
@@ -83,44 +83,25 @@ class TokenCache:
         """The entry, or None where there is none; a damaged one is removed."""
         path = self.path(shard_fingerprint, spec)
         try:
-            return _read(path, np.dtype(spec.dtype))
+            found = _read(path, np.dtype(spec.dtype))
         except FileNotFoundError:
             return None
         except DamagedEntryError as error:
-            log.warning("removed a damaged cache entry, making it again: %s: %s", path, error)
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as unlink_error:
-                self._bypass(unlink_error)
+            self.disk.remove(path, error)
+            return None
         except OSError as error:
-            self._bypass(error)
-        return None
+            self.disk.bypass(error)
+            return None
+        self.disk.touch(path)
+        return found
 
     def store(self, shard_fingerprint: str, spec: TokenSpec, made: ShardTokens) -> ShardTokens:
         """Writes an entry and returns it as read back, or `made` itself if that fails."""
-        path = self.path(shard_fingerprint, spec)
         body = made.tokens.tobytes()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(_header(made, zlib.crc32(body)))
-                    file.write(body)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            self._bypass(error)
+        path = self.path(shard_fingerprint, spec)
+        if not self.disk.write(path, (_header(made, zlib.crc32(body)), body)):
             return made
         return self.load(shard_fingerprint, spec) or made
-
-    def _bypass(self, error: OSError) -> None:
-        if not self._bypassed:
-            self._bypassed = True
-            log.warning("cache bypassed: %s: %s", self.folder, error.strerror or error)
 
 
 def _header(made: ShardTokens, crc: int) -> bytes:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
+import difflib
 import ipaddress
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from streamer.access import AccessError
 from streamer.cache import default_cache_dir
 from streamer.errors import SourceError, one_line
-from streamer.server import ListenError, ServerOptions, serve
+from streamer.gate import ListenError
+from streamer.logs import FORMATS, Logging
+from streamer.protocol import Limits
+from streamer.server import ServerOptions, serve
 from streamer.sources.spec import ON_BAD_DOCUMENT, SourceSpec, split_weight
 
 
@@ -55,10 +60,20 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--cache-dir", type=Path, help="folder of the token cache (default: in ~/.cache)"
     )
+    _add_access(parser)
     parser.add_argument(
-        "--insecure",
-        action="store_true",
-        help="allow an address that others can reach, although nobody has to identify themselves",
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a limit; may be repeated; names and values: "
+        + ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(Limits)),
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        default="text",
+        help="how a line of the log on standard error looks (default: text)",
     )
     parser.add_argument(
         "--stop-with-parent",
@@ -66,6 +81,23 @@ def build_parser() -> Parser:
         help="end when standard input closes or the parent process is gone",
     )
     return parser
+
+
+def _add_access(parser: Parser) -> None:
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="F",
+        help="let in only who sends one of its tokens, one a line of at least 16 characters, as "
+        "Authorization: Bearer TOKEN or ?token=TOKEN; read again on SIGHUP",
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="C", help="PEM certificates: serve wss://")
+    parser.add_argument("--tls-key", type=Path, metavar="K", help="PEM key of the certificate")
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow an address that others can reach, although nobody has to identify themselves",
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -94,6 +126,36 @@ def parse_sources(parser: Parser, options: argparse.Namespace) -> tuple[SourceSp
     return tuple(specs)
 
 
+def parse_limits(parser: Parser, settings: Sequence[str]) -> Limits:
+    """The limits of a command line."""
+    known = {name: type(value) for name, value in dataclasses.asdict(Limits()).items()}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in known:
+            (near,) = difflib.get_close_matches(name, known, 1, 0.0)
+            parser.error(f"--limit {name} is no limit; did you mean {near}?")
+        try:
+            values[name] = known[name](text)
+        except ValueError:
+            kind = "a whole number" if known[name] is int else "a number"
+            parser.error(f"--limit {setting}: {name} is {kind}, as in {name}=10")
+    try:
+        return Limits(**values)
+    except ValueError as error:
+        parser.error(f"--{error}")
+
+
+def check_access(parser: Parser, options: argparse.Namespace) -> None:
+    """Refuses a server that others can reach without having to identify themselves."""
+    if not is_loopback(options.host) and options.token_file is None and not options.insecure:
+        parser.error(
+            f"--host {options.host} is open to others; add --token-file F, or --insecure to insist"
+        )
+    if (options.tls_cert is None) != (options.tls_key is None):
+        parser.error("--tls-cert and --tls-key belong together; give both")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until stopped; returns 0, 1 for what cannot be served, 2 for bad usage."""
     parser = build_parser()
@@ -102,23 +164,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         sources = parse_sources(parser, options)
         if not 0 <= options.port <= 65535:
             parser.error(f"--port {options.port} is not from 0 to 65535")
-        if not is_loopback(options.host) and not options.insecure:
-            parser.error(f"--host {options.host} is open to others; add --insecure to insist")
+        limits = parse_limits(parser, options.limit)
+        check_access(parser, options)
     except SystemExit as done:
         return int(done.code or 0)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
     server_options = ServerOptions(
         sources=sources,
         host=options.host,
         port=options.port,
         cache_dir=options.cache_dir or default_cache_dir(),
         stop_with_parent=options.stop_with_parent,
+        token_file=options.token_file,
+        tls=None if options.tls_cert is None else (options.tls_cert, options.tls_key),
+        limits=limits,
     )
     try:
-        asyncio.run(serve(server_options))
-    except (SourceError, ListenError) as error:
+        with Logging(options.log_format):
+            asyncio.run(serve(server_options))
+    except (SourceError, ListenError, AccessError) as error:
         print(one_line(str(error)), file=sys.stderr)
         return 1
     return 0

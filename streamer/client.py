@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import os
 import threading
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
+from aiohttp import hdrs
 
+from streamer.access import TOKEN_VARIABLE, AccessError, client_context, is_plain
+from streamer.protocol import MAX_CREDIT
 from streamer.stream import Batch, Stream, StreamRequest
 from streamer.transport import (
     Deadline,
@@ -32,6 +37,9 @@ T = TypeVar("T")
 
 PAGE_DOCUMENTS = 1000
 PAGE_BYTES = 4 << 20
+AHEAD_BYTES = 2 << 20
+"""Enough to hide the way to a server in the same building, and nothing in memory."""
+FEWEST_AHEAD = 8
 CLOSE_SECONDS = 5.0
 SOCKET_CONNECT_SECONDS = 5.0
 
@@ -43,10 +51,31 @@ class StreamClient:
     for good, and after `deadline_seconds` without progress for the rest.
     """
 
-    def __init__(self, urls: Sequence[str], *, deadline_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        token: str | None = None,
+        *,
+        ca_file: Path | str | None = None,
+        deadline_seconds: float = 60.0,
+    ) -> None:
+        """Connects when first asked to.
+
+        token: secret that the servers ask for; the environment variable BABYGPT_STREAM_TOKEN
+        where it is None. ca_file: PEM certificates of the authorities that servers at wss://
+        addresses are verified against; the system's where it is None.
+        """
         if isinstance(urls, str) or not urls:
             raise ValueError("urls must be a list of at least one address")
         self.urls = list(urls)
+        self._token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+        if not is_plain(self._token):
+            raise StreamError("unauthorized", "token", "a token has no blanks and is ASCII")
+        try:
+            secure = ca_file is not None or any(url.startswith("wss:") for url in urls)
+            self._tls = client_context(ca_file) if secure else True
+        except AccessError as error:
+            raise StreamError("refused", "ca_file", str(error)) from error
         self.deadline_seconds = deadline_seconds
         self._tokenizers: dict[str, str] = {}
         self._streams: list[Stream] = []
@@ -84,14 +113,19 @@ class StreamClient:
         batch: int,
         rank: int = 0,
         world: int = 1,
-        credit: int = 8,
+        credit: int | None = None,
         epochs: int | None = None,
     ) -> Stream:
         """Opens a stream of one rank's part of each batch, from `cursor` on.
 
         `plan` may lack `sources`, which the server fills in; a plan with them is refused where
-        the server's data differ. Waits until the first group of shards is prepared.
+        the server's data differ. Waits until the first group of shards is prepared. `credit` is
+        how many batches are fetched ahead; None is as many as AHEAD_BYTES hold.
         """
+        if credit is None:
+            row_bytes = 2 * (int(plan.get("sequence_length") or 0) + 1)
+            credit = AHEAD_BYTES * world // max(1, batch * row_bytes)
+            credit = min(max(credit, FEWEST_AHEAD), MAX_CREDIT)
         fields = {"plan": plan, "split": split, "cursor": cursor, "batch": batch, "rank": rank}
         request = StreamRequest(fields | {"world": world, "epochs": epochs}, credit)
         stream = Stream(request, self.urls, self._deadline(), self._loop, self._session)
@@ -148,8 +182,11 @@ class StreamClient:
             future.cancel()
 
     async def _new_session(self) -> aiohttp.ClientSession:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SOCKET_CONNECT_SECONDS)
-        return aiohttp.ClientSession(timeout=timeout)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._tls, limit=0),
+            headers={hdrs.AUTHORIZATION: f"Bearer {self._token}"} if self._token else {},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=SOCKET_CONNECT_SECONDS),
+        )
 
     async def _request(self, message: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         async def attempt(url: str) -> dict[str, Any]:

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+from streamer.access import SERVER_TOKEN_VARIABLE
 
 STOP_SECONDS = 4.5
 """After SIGTERM and this long, the process is killed."""
@@ -21,7 +24,7 @@ class EmbeddedStreamerError(Exception):
 
 
 class EmbeddedStreamer:
-    """Serves `source` at `.url` between entering and leaving.
+    """Serves `sources` (PATH_OR_URL[=WEIGHT]) at `.url` between entering and leaving.
 
     The process has its own session, so that Ctrl-C in a terminal reaches only its user, who stops
     it; it also stops by itself when its user ends in any other way.
@@ -29,21 +32,26 @@ class EmbeddedStreamer:
 
     def __init__(
         self,
-        source: str,
+        sources: Sequence[str],
         *,
         column: str = "text",
+        on_bad_document: str = "error",
+        token: str = "",
         cache_dir: Path | None = None,
         log_path: Path | None = None,
         startup_seconds: float = 120.0,
     ) -> None:
         self.url = ""
         """Address to give to StreamClient."""
+        self.token = token
+        """Secret that clients must send; "" lets in every user of this machine."""
         self._startup_seconds = startup_seconds
         self._log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
         # -P: a folder named streamer where the user happens to stand is not this package.
-        self._command = [sys.executable, "-P", "-m", "streamer", f"--source={source}"]
-        self._command += [f"--column={column}", "--port=0", "--stop-with-parent"]
+        self._command = [sys.executable, "-P", "-m", "streamer", "--port=0", "--stop-with-parent"]
+        self._command += [f"--source={source}" for source in sources]
+        self._command += [f"--column={column}", f"--on-bad-document={on_bad_document}"]
         if cache_dir is not None:
             self._command.append(f"--cache-dir={cache_dir}")
 
@@ -57,7 +65,7 @@ class EmbeddedStreamer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": path, SERVER_TOKEN_VARIABLE: self.token},
                 start_new_session=True,
             )
             try:
@@ -74,6 +82,13 @@ class EmbeddedStreamer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def process_id(self) -> int:
+        """Of the server; it must be running."""
+        if self._process is None:
+            raise RuntimeError("the embedded streamer is not running")
+        return self._process.pid
 
     def close(self) -> None:
         """Stops the server within 5 s; does nothing if it is not running."""

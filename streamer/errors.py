@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 class SourceError(Exception):
-    """A source that cannot be listed or read; the message says what to do about it."""
+    """A source that cannot be listed or read; the message says what to do about it.
+
+    retry: whether the same may succeed later, since a network or a store was to blame.
+    """
+
+    def __init__(self, message: str, *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.retry = retry
 
 
 class RequestError(Exception):

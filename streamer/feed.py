@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,8 @@ from streamer.cursor import MAX_COUNT, Cursor, Position, parse_cursor
 from streamer.errors import RequestError, SourceError
 from streamer.fields import Fields
 from streamer.library import Library, as_request_error
+from streamer.logs import event
+from streamer.metrics import StreamRecord
 from streamer.plan import Plan, agree, tokenizer_hash
 from streamer.protocol import (
     MAX_BATCH,
@@ -22,14 +25,16 @@ from streamer.protocol import (
     MAX_WORLD,
     PREPARING_SECONDS,
 )
-from streamer.reader import Reader, Share, Step
+from streamer.reader import Reader, Share, make_message
 from streamer.split import SPLITS
 from streamer.tokens import TextTokenizer
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 4 << 20
-"""Frames made at once in a thread: the hop costs as much as making a small frame."""
+MESSAGE_BYTES = 256 << 10
+"""Batches sent in one message, as far as they are at hand and there is credit for them: making and
+receiving a message costs as much as making a small batch."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,14 @@ class Feed:
         library: Library,
         send_json: Callable[[dict[str, Any]], Awaitable[None]],
         send_bytes: Callable[[bytes], Awaitable[None]],
+        record: StreamRecord,
     ) -> None:
         self._stream = stream
         self._request = request
         self._library = library
         self._send_json = send_json
         self._send_bytes = send_bytes
+        self._record = record
         self._credit = request.credit
         self._credited = asyncio.Event()
 
@@ -109,11 +116,28 @@ class Feed:
                     "cursor": reader.cursor.payload(),
                 }
             )
+            self._record.opened(plan.plan_id, reader.cursor)
+            self._log_opened(plan)
             await self._serve(reader, plan)
         except SourceError as error:
             raise as_request_error(error) from error
         finally:
             reader.close()
+
+    def _log_opened(self, plan: Plan) -> None:
+        share = self._request.share
+        event(
+            log,
+            logging.INFO,
+            "stream_opened",
+            peer=self._record.peer,
+            stream=self._stream,
+            plan=plan.plan_id,
+            split=share.split,
+            batch=share.batch,
+            rank=share.rank,
+            world=share.world,
+        )
 
     async def _open(self) -> tuple[Reader, Plan]:
         listings = await self._library.listings()
@@ -148,25 +172,29 @@ class Feed:
         return tokenizer
 
     async def _serve(self, reader: Reader, plan: Plan) -> None:
-        num_bytes = self._request.share.batch * (plan.sequence_tokens + 1)
-        num_bytes *= np.dtype(plan.dtype).itemsize
-        most = max(1, CHUNK_BYTES * self._request.share.world // num_bytes)
+        width = plan.sequence_tokens + 1
+        share = self._request.share
+        num_bytes = share.batch // share.world * width * np.dtype(plan.dtype).itemsize
+        most = max(1, MESSAGE_BYTES // num_bytes)
         while True:
+            if not self._credit:
+                self._record.enter("credit")
             while not self._credit:
                 self._credited.clear()
                 await self._credited.wait()
+            self._record.enter("data")
             steps = await self._while_alive(reader.steps(min(self._credit, most)))
             if not steps:
                 following = reader.cursor.payload()
                 await self._send_json({"op": "end", "stream": self._stream, "next": following})
                 return
-            for frame in await self._library.quickly(partial(self._frames, steps, plan)):
-                self._credit -= 1
-                await self._send_bytes(frame)
-
-    def _frames(self, steps: list[Step], plan: Plan) -> list[bytes]:
-        width = plan.sequence_tokens + 1
-        return [step.frame(self._stream, width, plan.dtype) for step in steps]
+            self._credit -= len(steps)
+            make = partial(make_message, steps, self._stream, width, plan.dtype)
+            message = await self._library.quickly(make)
+            self._record.enter("sending")
+            await self._send_bytes(message)
+            num_tokens = sum(step.num_rows for step in steps) * plan.sequence_tokens
+            self._record.sent(len(steps), num_tokens, len(message), steps[-1].following)
 
     async def _while_alive(self, work: Awaitable[T]) -> T:
         """Waits for `work`, telling the client every now and then how far it is."""

@@ -6,7 +6,9 @@ Everything slow happens in threads; whoever asks for the same shard waits for th
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +18,18 @@ from streamer.blocks import Group
 from streamer.cache import TokenCache
 from streamer.cursor import Position
 from streamer.errors import RequestError, SourceError
+from streamer.logs import event
+from streamer.metrics import Metrics
 from streamer.order import SHARDS, permutation, permutation_key
 from streamer.plan import Plan
-from streamer.sources.files import FileMemo
-from streamer.sources.listing import Listing, Shard, list_source, read_shard, scan
+from streamer.sources.listing import Listing, Shard
+from streamer.sources.shelf import Shelf
 from streamer.sources.spec import SourceSpec
 from streamer.split import split_documents
 from streamer.tokens import ShardTokens, StoppingError, TextTokenizer, TokenSpec, tokenize
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 NUM_PREPARING_THREADS = 2
 """One reads while the other tokenizes, which uses all cores by itself."""
@@ -42,7 +47,8 @@ class Library:
     def __init__(self, sources: Sequence[SourceSpec], cache: TokenCache) -> None:
         self.sources = tuple(sources)
         self._cache = cache
-        self._memo = FileMemo(cache.folder / "files")
+        self.shelf = Shelf(cache.disk)
+        """Where sources are listed and read; its counters count what that took."""
         self._preparing = ThreadPoolExecutor(NUM_PREPARING_THREADS, "prepare")
         self._quick = ThreadPoolExecutor(4, "quick")
         self._listings: dict[SourceSpec, Listing] = {}
@@ -55,10 +61,13 @@ class Library:
         self._progress_lock = threading.Lock()
         self.num_characters = 0
         """Text tokenized since the start: a sign of life for those who wait."""
+        self.metrics = Metrics()
+        """What is counted, here and by all that serves this library."""
 
     def close(self) -> None:
         """Gives up what is being prepared."""
         self._stopping.set()
+        self.shelf.close()
         for task in self._pending.values():
             task.cancel()
         self._preparing.shutdown(wait=False, cancel_futures=True)
@@ -74,11 +83,24 @@ class Library:
             found = [await self._listing(spec) for spec in self.sources]
         return tuple(found)
 
+    @property
+    def known_listings(self) -> tuple[Listing, ...]:
+        """The sources as they were when they were last looked at."""
+        return tuple(self._listings[spec] for spec in self.sources if spec in self._listings)
+
+    @property
+    def num_tokenizers(self) -> int:
+        """Tokenizers that are known."""
+        return len(self._tokenizers)
+
     async def _listing(self, spec: SourceSpec) -> Listing:
         known = self._listings.get(spec)
-        if known is None or await self.quickly(lambda: scan(spec.address)) != known.snapshot:
-            known = await self.quickly(lambda: list_source(spec, self._memo))
-            self._listings[spec] = known
+        scanned = await self.quickly(lambda: self.shelf.scan(spec.address)) if known else None
+        if known is None or scanned != known.snapshot:
+            found = await self.quickly(lambda: self.shelf.list_source(spec))
+            if known is not None and known.fingerprint != found.fingerprint:
+                event(log, logging.WARNING, "source_changed", source=found.name)
+            self._listings[spec] = known = found
         return known
 
     def find_tokenizer(self, digest: str) -> TextTokenizer | None:
@@ -99,9 +121,10 @@ class Library:
         """The documents of the index-th shard; raises SourceError."""
         shard = listing.shards[index]
         found = self._texts.get(shard.fingerprint)
+        self.metrics.count_cache("text", hit=found is not None)
         if found is None:
             found = await asyncio.get_running_loop().run_in_executor(
-                self._preparing, read_shard, shard, listing.spec
+                self._preparing, self.shelf.read_shard, shard, listing.spec
             )
             self._texts[shard.fingerprint] = found
             while len(self._texts) > KEPT_TEXT_SHARDS:
@@ -141,6 +164,7 @@ class Library:
     ) -> ShardTokens:
         key = (shard.fingerprint, spec)
         found = self._shards.get(key)
+        self.metrics.count_cache("memory", hit=found is not None)
         if found is not None:
             self._shards.move_to_end(key)
             return found
@@ -154,17 +178,31 @@ class Library:
     async def _prepare(
         self, shard: Shard, source: SourceSpec, spec: TokenSpec, tokenizer: TextTokenizer
     ) -> ShardTokens:
-        def work() -> ShardTokens:
+        def work() -> tuple[ShardTokens, float | None]:
+            """The tokens, and the seconds it took to make them, None where there were some."""
             found = self._cache.load(shard.fingerprint, spec)
             if found is not None:
-                return found
+                return found, None
+            began = time.perf_counter()
             documents, num_bytes = split_documents(
-                read_shard(shard, source), spec.split, spec.fraction, spec.salt
+                self.shelf.read_shard(shard, source), spec.split, spec.fraction, spec.salt
             )
             made = tokenize(documents, num_bytes, tokenizer, spec, self._report)
-            return self._cache.store(shard.fingerprint, spec, made)
+            stored = self._cache.store(shard.fingerprint, spec, made)
+            return stored, time.perf_counter() - began
 
-        return await asyncio.get_running_loop().run_in_executor(self._preparing, work)
+        self.metrics.num_shards_preparing += 1
+        try:
+            tokens, seconds = await asyncio.get_running_loop().run_in_executor(
+                self._preparing, work
+            )
+        finally:
+            self.metrics.num_shards_preparing -= 1
+        self.metrics.count_cache("disk", hit=seconds is None)
+        if seconds is not None:
+            self.metrics.num_shards_prepared += 1
+            self.metrics.shard_prepare_seconds += seconds
+        return tokens
 
     def _keep(self, key: tuple[str, TokenSpec], task: asyncio.Task[ShardTokens]) -> None:
         del self._pending[key]
@@ -184,4 +222,4 @@ class Library:
 
 def as_request_error(error: SourceError) -> RequestError:
     """What a client is told of a source that cannot be read."""
-    return RequestError("source", "", str(error))
+    return RequestError("source", "", str(error), retry=error.retry)

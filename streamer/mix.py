@@ -20,8 +20,6 @@ def schedule(slot: int, count: int, weights: Sequence[float]) -> NDArray[np.int6
     Programming 3, section 6.4, theorem S), so that every stretch of blocks has nearly the
     proportions of the weights.
     """
-    if len(weights) == 1:
-        return np.zeros(count, np.int64)
     sums = np.cumsum(np.array(weights, np.float64))
     bounds = np.floor(sums[:-1] / sums[-1] * 2.0**64).astype(np.uint64)
     slots = np.arange(count, dtype=np.uint64) + np.uint64(slot)

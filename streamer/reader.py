@@ -52,6 +52,10 @@ class Span:
         first, last = np.searchsorted(self.rows, (low, high))
         return Span(self.group, self.start + int(first), self.rows[first:last] - low)
 
+    def moved(self, num_rows: int) -> Span:
+        """The same, further down."""
+        return Span(self.group, self.start, self.rows + num_rows)
+
     def gather(self, rows: TokenArray, lengths: NDArray[np.int32]) -> None:
         """Copies the blocks to their rows of `rows` (B, T + 1) and `lengths` (B,)."""
         first, stop = int(self.rows[0]), int(self.rows[-1]) + 1
@@ -63,6 +67,22 @@ class Span:
         sizes = np.empty(len(self.rows), np.int32)
         self.group.gather(self.start, end, blocks, sizes)
         rows[self.rows], lengths[self.rows] = blocks, sizes
+
+
+def joined(spans: Sequence[Span]) -> list[Span]:
+    """The same blocks to the same rows, in as few spans as can be.
+
+    One gather of many blocks costs little more than one of a few.
+    """
+    runs: dict[tuple[int, int], list[Span]] = {}  # by group and the block that would follow
+    for span in spans:
+        run = runs.pop((id(span.group), span.start), [])
+        run.append(span)
+        runs[id(span.group), span.start + len(span.rows)] = run
+    return [
+        Span(run[0].group, run[0].start, np.concatenate([span.rows for span in run]))
+        for run in runs.values()
+    ]
 
 
 @dataclass(frozen=True)
@@ -78,13 +98,26 @@ class Step:
     spans: Sequence[Span]
     """Where they come from and go to."""
 
-    def frame(self, stream: int, width: int, dtype: str) -> bytes:
-        """The data frame, with rows of `width` tokens."""
-        rows = np.empty((self.num_rows, width), np.dtype(dtype))
-        lengths = np.empty(self.num_rows, np.int32)
-        for span in self.spans:
-            span.gather(rows, lengths)
-        return encode_frame(stream, self.start.payload(), self.following.payload(), rows, lengths)
+
+def make_message(steps: Sequence[Step], stream: int, width: int, dtype: str) -> bytes:
+    """A message of the steps' data frames, with rows of `width` tokens."""
+    ends = np.cumsum([step.num_rows for step in steps]).tolist()
+    rows = np.empty((ends[-1], width), np.dtype(dtype))
+    lengths = np.empty(ends[-1], np.int32)
+    placed = zip(steps, ends, strict=True)
+    spans = [span.moved(end - step.num_rows) for step, end in placed for span in step.spans]
+    for span in joined(spans):
+        span.gather(rows, lengths)
+    return b"".join(
+        encode_frame(
+            stream,
+            step.start.payload(),
+            step.following.payload(),
+            rows[end - step.num_rows : end],
+            lengths[end - step.num_rows : end],
+        )
+        for step, end in zip(steps, ends, strict=True)
+    )
 
 
 class Reader:
@@ -149,20 +182,24 @@ class Reader:
             return None
         rank, world = self._share.rank, self._share.world
         low, high = num_rows * rank // world, num_rows * (rank + 1) // world
-        parts = (span.part(low, high) for span in spans)
-        return Step(start, self.cursor, high - low, [part for part in parts if len(part.rows)])
+        if world > 1:
+            spans = [part for span in spans if len((part := span.part(low, high)).rows)]
+        return Step(start, self.cursor, high - low, spans)
 
     async def _take(self, count: int, row: int, spans: list[Span]) -> int:
         """Adds spans of up to `count` blocks that go to rows from `row` on, and says how many.
 
         It stops after a source's last block, since from there on the mix is another one.
         """
-        left = await asyncio.gather(*(walk.num_left(count + 1) for walk in self._walks))
+        left = await self._num_left(count + 1)
         active = [source for source, num_left in enumerate(left) if num_left]
         if not active:
             return 0
-        slots = schedule(self._slot + row, count, [self._weights[source] for source in active])
-        chosen = [np.flatnonzero(slots == index) for index in range(len(active))]
+        chosen = [np.arange(count)]
+        if len(active) > 1:
+            weights = [self._weights[source] for source in active]
+            slots = schedule(self._slot + row, count, weights)
+            chosen = [np.flatnonzero(slots == index) for index in range(len(active))]
         for source, at in zip(active, chosen, strict=True):
             if len(at) >= left[source]:
                 count = min(count, int(at[left[source] - 1]) + 1)
@@ -172,6 +209,12 @@ class Reader:
                 spans.append(Span(group, first, rows[: last - first]))
                 rows = rows[last - first :]
         return count
+
+    async def _num_left(self, most: int) -> list[int]:
+        """Blocks that each source has left, counted up to `most`."""
+        if self._share.epochs is None:
+            return [most] * len(self._walks)
+        return await asyncio.gather(*(walk.num_left(most) for walk in self._walks))
 
     def _is_at_hand(self) -> bool:
         return all(walk.is_end or walk.has_at_hand(self._share.batch) for walk in self._walks)

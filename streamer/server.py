@@ -1,44 +1,35 @@
-"""The server: one aiohttp application, its sockets, and an end within seconds."""
+"""The server: from its options to its end, within seconds of being told."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
-import sys
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 
-from streamer.cache import TokenCache
-from streamer.connection import Connection
-from streamer.errors import RequestError
-from streamer.library import Library
-from streamer.protocol import (
-    HANDSHAKE_SECONDS,
-    HEARTBEAT_SECONDS,
-    MAX_CONNECTIONS,
-    MAX_TOKENIZER_BYTES,
-    PATH,
-    SUBPROTOCOL,
+from streamer.access import (
+    SERVER_TOKEN_VARIABLE,
+    AccessError,
+    Tokens,
+    load_certificate,
+    server_context,
 )
+from streamer.application import Application
+from streamer.cache import TokenCache
+from streamer.gate import Gate
+from streamer.library import Library
+from streamer.lifetime import allow_many_files, stop_on_signals, stop_with_parent
+from streamer.logs import event
+from streamer.metrics import Metrics
+from streamer.protocol import PATH, Limits
 from streamer.sources.spec import SourceSpec
 
 log = logging.getLogger(__name__)
-
-STOP_SECONDS = 4.0
-"""A tokenizer in the midst of a batch cannot be interrupted; by then the process ends anyway."""
-PARENT_SECONDS = 0.5
-"""Time between looks at whether the parent is still there."""
-
-
-class ListenError(Exception):
-    """An address that cannot be listened on; the message says what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -55,65 +46,27 @@ class ServerOptions:
     """Folder of the token cache."""
     stop_with_parent: bool
     """Whether to end when standard input closes or the parent process is gone."""
-
-
-class Server:
-    """The application over one library."""
-
-    def __init__(self, library: Library) -> None:
-        self.library = library
-        self._connections: set[Connection] = set()
-        self.application = web.Application()
-        self.application.router.add_get(PATH, self._websocket)
-        self.application.router.add_get("/healthz", self._healthz)
-        self.application.on_shutdown.append(self._shut_down)
-
-    async def _healthz(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def _websocket(self, request: web.Request) -> web.StreamResponse:
-        if len(self._connections) >= MAX_CONNECTIONS:
-            return web.Response(status=503, text="too many connections\n")
-        socket = web.WebSocketResponse(
-            protocols=(SUBPROTOCOL,),
-            heartbeat=HEARTBEAT_SECONDS,
-            max_msg_size=2 * MAX_TOKENIZER_BYTES,
-            compress=False,
-            timeout=2.0,
-        )
-        await socket.prepare(request)
-        if socket.ws_protocol != SUBPROTOCOL:
-            error = RequestError("bad_request", "", f"offer the subprotocol {SUBPROTOCOL}")
-            await socket.send_str(json.dumps(error.payload()))
-            await socket.close(code=WSCloseCode.PROTOCOL_ERROR)
-            return socket
-
-        def abort() -> None:
-            if request.transport is not None:
-                request.transport.abort()
-
-        connection = Connection(socket, abort, self.library)
-        self._connections.add(connection)
-        try:
-            await connection.serve()
-        finally:
-            self._connections.discard(connection)
-        return socket
-
-    async def _shut_down(self, application: web.Application) -> None:
-        self.library.close()
-        await asyncio.gather(*(found.say_goodbye() for found in self._connections))
+    token_file: Path | None = None
+    """Tokens that are let in; None lets everybody in."""
+    tls: tuple[Path, Path] | None = None
+    """Certificate and key; None serves without TLS."""
+    limits: Limits = field(default_factory=Limits)
+    """What is too much."""
 
 
 async def serve(options: ServerOptions) -> None:
-    """Lists the source, says where it listens, and serves until told to stop.
+    """Lists the sources, says where it listens, and serves until told to stop.
 
-    Raises SourceError for a source that cannot be served, and ListenError.
+    Raises SourceError for a source that cannot be served, AccessError and ListenError.
     """
+    allow_many_files()
+    tokens = Tokens(options.token_file, os.environ.pop(SERVER_TOKEN_VARIABLE, None))
+    tls = server_context(*options.tls) if options.tls is not None else None
     stop = asyncio.Event()
-    _stop_on_signals(stop, options.stop_with_parent)
+    stop_on_signals(stop, options.stop_with_parent)
     if options.stop_with_parent:
-        _stop_with_parent(stop)
+        stop_with_parent(stop)
+    _reload_on_signal(tokens, tls, options)
     library = Library(options.sources, TokenCache(options.cache_dir))
     listing_task = asyncio.create_task(library.listings())
     stop_task = asyncio.create_task(stop.wait())
@@ -122,84 +75,74 @@ async def serve(options: ServerOptions) -> None:
         if stop.is_set():
             return
         for listing in await listing_task:
-            log.info(
-                "serving %s: %d files, %d shards, %.1f MB",
-                listing.name,
-                len(listing.snapshot),
-                len(listing.shards),
-                listing.num_bytes / 1e6,
+            event(
+                log,
+                logging.INFO,
+                "source",
+                source=listing.name,
+                weight=listing.spec.weight,
+                files=len(listing.snapshot),
+                shards=len(listing.shards),
+                megabytes=listing.num_bytes / 1e6,
             )
-        runner = web.AppRunner(
-            Server(library).application,
-            access_log=None,
-            shutdown_timeout=1.0,
-            keepalive_timeout=HANDSHAKE_SECONDS,  # also ends a connection that asks for nothing
-        )
-        await runner.setup()
-        try:
-            await _listen(runner, options)
-            host = f"[{options.host}]" if ":" in options.host else options.host
-            print(f"listening on ws://{host}:{runner.addresses[0][1]}{PATH}", flush=True)
-            await stop.wait()
-        finally:
-            await runner.cleanup()
+        await _serve_library(library, tokens, tls, options, stop)
     finally:
         listing_task.cancel()
         stop_task.cancel()
         library.close()
 
 
-async def _listen(runner: web.AppRunner, options: ServerOptions) -> None:
+async def _serve_library(
+    library: Library,
+    tokens: Tokens,
+    tls: ssl.SSLContext | None,
+    options: ServerOptions,
+    stop: asyncio.Event,
+) -> None:
+    metrics = library.metrics
+    application = Application(library, tokens, options.limits)
+    runner = web.AppRunner(application.web, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    assert runner.server is not None
+    gate = Gate(runner.server, options.limits, metrics, tls)
+    sampling = asyncio.create_task(_sample(metrics))
     try:
-        await web.TCPSite(runner, options.host, options.port).start()
-    except OSError as error:
-        address, reason = f"{options.host}:{options.port}", error.strerror or error
-        raise ListenError(f"cannot listen on {address}: {reason}; choose another --port") from error
+        port = await gate.listen(options.host, options.port)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        url = f"{'wss' if tls else 'ws'}://{host}:{port}{PATH}"
+        event(log, logging.INFO, "listening", url=url, tokens=len(tokens))
+        print(f"listening on {url}", flush=True)
+        await stop.wait()
+        event(log, logging.INFO, "stopping", streams=len(list(metrics.streams())))
+    finally:
+        sampling.cancel()
+        await gate.close()
+        await runner.cleanup()
+    event(log, logging.INFO, "stopped", tokens=metrics.num_tokens)
 
 
-def _stop_on_signals(stop: asyncio.Event, embedded: bool) -> None:
-    def on_signal() -> None:
-        if not stop.is_set():
-            stop.set()
-            _end_in_time()
-
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, on_signal)
-    if embedded:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    else:
-        loop.add_signal_handler(signal.SIGINT, on_signal)
+async def _sample(metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(1)
+        metrics.sample()
 
 
-def _end_in_time() -> None:
-    timer = threading.Timer(STOP_SECONDS, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
+def _reload_on_signal(tokens: Tokens, tls: ssl.SSLContext | None, options: ServerOptions) -> None:
+    """Reads tokens and certificate anew on SIGHUP; what is broken leaves what was known.
 
+    Without either, SIGHUP ends the server, as it ends all that runs in a terminal that closes.
+    """
+    if options.token_file is None and tls is None:
+        return
 
-def _stop_with_parent(stop: asyncio.Event) -> None:
-    """Ends when standard input closes, or when the parent is gone and a child of it keeps it."""
-    loop = asyncio.get_running_loop()
-    parent = os.getppid()
+    def reload() -> None:
+        try:
+            tokens.reload()
+            if tls is not None and options.tls is not None:
+                load_certificate(tls, *options.tls)
+        except AccessError as error:
+            event(log, logging.ERROR, "reload_failed", reason=str(error))
+        else:
+            event(log, logging.INFO, "reloaded", tokens=len(tokens), tls=tls is not None)
 
-    def on_end() -> None:
-        stop.set()
-        _end_in_time()
-
-    def tell(function: Callable[[], None]) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(function)
-
-    def read_to_end() -> None:
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-        tell(on_end)
-
-    def poll() -> None:
-        if os.getppid() != parent:
-            on_end()
-        elif not stop.is_set():
-            loop.call_later(PARENT_SECONDS, poll)
-
-    threading.Thread(target=read_to_end, name="parent", daemon=True).start()
-    poll()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)

@@ -13,7 +13,7 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.protocol import MAX_CREDIT, FrameError, decode_frame
+from streamer.protocol import MAX_CREDIT, Frame, FrameError, decode_frames
 from streamer.tokens import TokenArray
 from streamer.transport import (
     FAULTS,
@@ -231,7 +231,7 @@ class Stream:
         while True:
             message = await self._next_message(socket)
             if isinstance(message, bytes):
-                self._accept(message)
+                self._receive_frames(message)
             elif message["op"] == "end":
                 with self._condition:
                     self._ended = True
@@ -240,9 +240,11 @@ class Stream:
             else:
                 raise TransientError(f"an unexpected message {message['op']!r}")
 
-    def _accept(self, frame: bytes) -> None:
+    def _receive_frames(self, message: bytes) -> None:
         try:
-            header, tokens, lengths = decode_frame(frame)
+            for frame in decode_frames(message):
+                self._accept(frame)
+                self._num_damaged = 0
         except FrameError as error:
             self._num_damaged += 1
             if self._num_damaged >= MAX_DAMAGED_FRAMES:
@@ -250,7 +252,9 @@ class Stream:
                     "corrupt_frame", "", f"{error}, {self._num_damaged} times"
                 ) from error
             raise TransientError(str(error)) from error
-        self._num_damaged = 0
+
+    def _accept(self, frame: Frame) -> None:
+        header, tokens, lengths = frame
         if header["stream"] != STREAM_ID or header["start"] != self._expected:
             raise TransientError("a batch that was not asked for")
         if tokens.shape[1] != self.plan["sequence_length"] + 1:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from streamer.access import TOKEN_VARIABLE, without_secrets
 from streamer.errors import one_line
 from streamer.protocol import HEARTBEAT_SECONDS, MAX_FRAME_BYTES, SUBPROTOCOL
 
@@ -21,12 +22,23 @@ CONNECT_SECONDS = 10.0
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 10.0
 DELAY_GROWTH = 1.5
+PERMANENT_TLS_REASONS = (
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "UNSUPPORTED_PROTOCOL",
+    "TLSV1_ALERT_PROTOCOL_VERSION",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE",
+    "NO_SHARED_CIPHER",
+    "RECORD_LAYER_FAILURE",
+)
+"""What OpenSSL says of a server that speaks another language, or none but plain HTTP."""
 
 
 class StreamError(Exception):
     """A stream or request that failed for good; str() is one line.
 
-    code: a word of protocol.ERROR_CODES, or `deadline`, `closed`, `refused`, `corrupt_frame`.
+    code: a word of protocol.ERROR_CODES, or `deadline`, `closed`, `refused`, `unauthorized`,
+    `corrupt_frame`.
     field: dotted name of the offending field, "" where no single one is to blame.
     """
 
@@ -57,19 +69,50 @@ async def connected(
                 max_msg_size=MAX_FRAME_BYTES + 1024,
                 timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
             )
-    except aiohttp.InvalidURL as error:
-        raise StreamError("refused", "url", f"{url} is not a ws:// or wss:// address") from error
-    except aiohttp.WSServerHandshakeError as error:
-        if 400 <= error.status < 500 and error.status not in (408, 429):
-            message = f"{url} refused the connection with HTTP {error.status}"
-            raise StreamError("refused", "url", message) from error
-        raise
+    except FAULTS as error:
+        raise _permanent(url, error) or error from error
     try:
         if socket.protocol != SUBPROTOCOL:
-            raise StreamError("refused", "url", f"{url} does not speak {SUBPROTOCOL}")
+            shown = without_secrets(url)
+            raise StreamError("refused", "url", f"{shown} does not speak {SUBPROTOCOL}")
         yield socket
     finally:
         await socket.close()
+
+
+def _permanent(url: str, fault: BaseException) -> Exception | None:
+    """What to say of a connection that was not made, where another try would be in vain."""
+    shown = without_secrets(url)
+    if isinstance(fault, aiohttp.InvalidURL):
+        return StreamError("refused", "url", f"{shown} is not a ws:// or wss:// address")
+    if isinstance(fault, aiohttp.ClientConnectorCertificateError):
+        reason = _certificate_problem(fault.certificate_error)
+        return StreamError("refused", "url", f"{shown} is not to be trusted: {reason}")
+    if isinstance(fault, aiohttp.ClientConnectorSSLError):
+        reason = getattr(fault.os_error, "reason", None) or str(fault.os_error)
+        if reason in PERMANENT_TLS_REASONS:
+            advice = f"{shown} does not speak TLS as we do ({reason}); is it wss:// and not ws://?"
+            return StreamError("refused", "url", advice)
+    if isinstance(fault, aiohttp.WSServerHandshakeError):
+        if fault.status == 401:
+            message = (
+                f"{shown} lets in only who has a token, and not with ours; set data.token_file"
+            )
+            message += f" or the environment variable {TOKEN_VARIABLE}"
+            return StreamError("unauthorized", "token", message)
+        message = f"{shown} refused the connection with HTTP {fault.status}"
+        if 400 <= fault.status < 500 and fault.status not in (408, 429):
+            return StreamError("refused", "url", message)
+        return TransientError(message)  # the fault's own words would show the query
+    return None
+
+
+def _certificate_problem(error: Exception) -> str:
+    """What is wrong with a certificate, and what can be done about it."""
+    reason = getattr(error, "verify_message", "") or str(error)
+    if "self-signed" in reason or "unable to get local issuer" in reason:
+        reason += "; name the authority's certificate by data.ca_file"
+    return reason
 
 
 async def receive(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any] | bytes:
@@ -127,10 +170,9 @@ class Deadline:
 
     def error(self, urls: Sequence[str]) -> StreamError:
         """What the user is told."""
+        shown = ", ".join(without_secrets(url) for url in urls)
         last = f" (last: {self._last_fault})" if self._last_fault else ""
-        return StreamError(
-            "deadline", "", f"no progress for {self.seconds:g} s from {', '.join(urls)}{last}"
-        )
+        return StreamError("deadline", "", f"no progress for {self.seconds:g} s from {shown}{last}")
 
     @property
     def is_paused(self) -> bool:
@@ -165,7 +207,7 @@ async def with_retries(
         except FAULTS as fault:
             if deadline.left_seconds <= 0:
                 raise deadline.error(urls) from fault
-            deadline.note(f"{url}: {fault or type(fault).__name__}")
+            deadline.note(f"{without_secrets(url)}: {fault or type(fault).__name__}")
         went_forward = deadline.num_advances != num_advances
         longest = FIRST_DELAY_SECONDS if went_forward else longest * DELAY_GROWTH
         delay = random.uniform(0, min(longest, LONGEST_DELAY_SECONDS))

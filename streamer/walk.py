@@ -42,6 +42,7 @@ class Walk:
         self._epochs = epochs
         self._num_groups = -(-len(listing.shards) // plan.shuffle_shards)
         self._groups: dict[Position, asyncio.Task[Group]] = {}
+        self._group: Group | None = None
         check_group(position, source, self._num_groups)
 
     async def begin(self) -> None:
@@ -52,11 +53,11 @@ class Walk:
         place = self.position
         if self.is_end:
             return
-        check_block(place, self._source, (await self._group(place)).num_blocks)
+        check_block(place, self._source, (await self._enter(place)).num_blocks)
         # The rest of this epoch and all of the next, whose order is another one.
         last_epoch, place = place.epoch + 1, Position(place.epoch, place.group)
         while place.epoch <= last_epoch:
-            if (await self._group(place)).num_blocks:
+            if (await self._enter(place)).num_blocks:
                 return
             place = place.next_group(self._num_groups)
         raise _empty_split(self._spec.split, self._listing.name)
@@ -68,8 +69,6 @@ class Walk:
 
     async def num_left(self, most: int) -> int:
         """Blocks until the end, counted up to `most`; at the end of all text that is the end."""
-        if self._epochs is None:
-            return most
         count, place = 0, self.position
         while count < most and not self._is_end(place):
             group = await self._start(Position(place.epoch, place.group))
@@ -82,27 +81,20 @@ class Walk:
     async def take(self, count: int) -> list[Run]:
         """The next `count` blocks, fewer only at the end."""
         runs: list[Run] = []
-        place = self.position
-        while count and not self._is_end(place):
-            group = await self._group(place)
+        while count and not self.is_end:
+            place = self.position
+            group = self._group or await self._enter(place)
             taken = min(count, group.num_blocks - place.block)
             if taken:
                 runs.append((group, place.block, place.block + taken))
-            place = place.advance(taken, group.num_blocks, self._num_groups)
+            self.position = place.advance(taken, group.num_blocks, self._num_groups)
+            self._group = group if self.position.block else None
             count -= taken
-        self.position = place
         return runs
 
     def has_at_hand(self, count: int) -> bool:
-        """Whether more than `count` blocks of this group are prepared."""
-        task = self._groups.get(Position(self.position.epoch, self.position.group))
-        return (
-            task is not None
-            and task.done()
-            and not task.cancelled()
-            and task.exception() is None
-            and task.result().num_blocks - self.position.block > count
-        )
+        """Whether more than `count` blocks of the group that is being served are left."""
+        return self._group is not None and self._group.num_blocks - self.position.block > count
 
     def close(self) -> None:
         """Gives up what is being prepared for this walk alone."""
@@ -112,7 +104,7 @@ class Walk:
     def _is_end(self, place: Position) -> bool:
         return self._epochs is not None and place.epoch >= self._epochs
 
-    async def _group(self, place: Position) -> Group:
+    async def _enter(self, place: Position) -> Group:
         current = Position(place.epoch, place.group)
         following = current.next_group(self._num_groups)
         group = await self._start(current)

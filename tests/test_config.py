@@ -48,6 +48,8 @@ def missing_values(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, 
     return {
         ("data", "local"): ["data.source=corpus.txt"],
         ("data", "remote"): ["data.url=ws://127.0.0.1:1/ws"],
+        ("data", "mix"): ["data.sources=[a.txt,b/]"],
+        ("data", "eir"): ["data.url=ws://127.0.0.1:1/ws"],
         ("tokenizer", "file"): [f"tokenizer.path={path}"],
     }
 
@@ -309,6 +311,11 @@ class TestValues:
             (["data.shuffle_shards=0"], "data.shuffle_shards=0"),
             (["data.shuffle_shards=1025", "run.eval_tokens=0"], "data.shuffle_shards=1025"),
             (["data=remote", "data.url=http://127.0.0.1"], "must start with ws:// or wss://"),
+            (["data=local", "data.source=a", "data.on_bad_document=x"], "error, skip"),
+            (["data=mix", "data.sources=[]"], "data.sources must name at least one"),
+            (["data=mix", "data.sources=[a,a]"], "none twice"),
+            (["data=mix", "data.sources=[a,b]", "data.weights=[1]"], "1 weights for 2 sources"),
+            (["data=mix", "data.sources=[a]", "data.weights=[0]"], "must be above 0"),
             (["arch.softcap=-1"], "arch.softcap=-1"),
             (["seed=-1"], "seed=-1 must be between"),
             (["seed=4294967296"], "seed=4294967296 must be between"),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from streamer.client import StreamClient
+from streamer.eir.client import MAX_BATCH_SIZE, EirClient
 from streamer.plan import MAX_SHUFFLE_SHARDS
+from streamer.sources.spec import ON_BAD_DOCUMENT
 from streamer.split import MAX_SALT_BYTES
 
 SAMPLE = Path(__file__).resolve().parent.parent / "corpus" / "sample.parquet"
@@ -46,37 +52,92 @@ class DataConfig:
             raise ValueError("; ".join(problems))
 
     @property
-    def embedded_source(self) -> str | None:
-        """Corpus of a streamer that the run starts itself; None where there is one already."""
-        return str(SAMPLE)
+    def embedded_sources(self) -> list[str]:
+        """What a streamer serves that the run starts itself, as PATH_OR_URL[=WEIGHT]; none where
+        there is a streamer already."""
+        return [str(SAMPLE)]
 
     @property
-    def embedded_column(self) -> str:
-        """Column or field of the corpus that holds the text."""
-        return "text"
+    def embedded_options(self) -> dict[str, Any]:
+        """How that streamer reads them."""
+        return {}
 
     @property
     def urls(self) -> list[str]:
         """Addresses of a streamer that runs already."""
         return []
 
+    def client(self, urls: list[str], say: Callable[[str], None]) -> StreamClient | EirClient:
+        """A client of the streamer at these addresses, `urls` or an embedded one's.
+
+        `say` is told, one line each, what a person should know of it.
+        """
+        return StreamClient(urls)
+
 
 @dataclass
-class LocalConfig(DataConfig):
-    """`data=local`: a corpus of the user's, by a streamer that the run starts."""
+class EmbeddedConfig(DataConfig):
+    """What options have whose corpus is served by a streamer that the run starts."""
 
-    source: str
-    """A file, a folder or a glob of .parquet, .jsonl and .txt, plain or .gz or .zst."""
     column: str
     """Column of a parquet file or field of a jsonl line that holds the text."""
+    on_bad_document: str
+    """`error` ends the run at a document that cannot be read and names it, `skip` leaves it out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_bad_document not in ON_BAD_DOCUMENT:
+            raise ValueError(
+                f"data.on_bad_document={self.on_bad_document} must be one of "
+                f"{', '.join(ON_BAD_DOCUMENT)}"
+            )
 
     @property
-    def embedded_source(self) -> str | None:
-        return self.source
+    def embedded_options(self) -> dict[str, Any]:
+        return {"column": self.column, "on_bad_document": self.on_bad_document}
+
+
+@dataclass
+class LocalConfig(EmbeddedConfig):
+    """`data=local`: a corpus of the user's. `data=fineweb`: one of the Hugging Face hub."""
+
+    source: str
+    """A file, a folder or a glob of .parquet, .jsonl and .txt, plain or .gz or .zst, local or
+    by URL: hf://, s3://, http://, https://."""
 
     @property
-    def embedded_column(self) -> str:
-        return self.column
+    def embedded_sources(self) -> list[str]:
+        return [self.source]
+
+
+@dataclass
+class MixConfig(EmbeddedConfig):
+    """`data=mix`: several corpora at once."""
+
+    sources: list[str]
+    """Files, folders, globs or URLs, as in `data=local`."""
+    weights: list[float] | None
+    """Share of the blocks that come from each source; null is the same for all. A source whose
+    text is used up begins anew, at its own pace."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = []
+        if len(set(self.sources)) < max(1, len(self.sources)):
+            problems.append("data.sources must name at least one source, and none twice")
+        if self.weights is not None and len(self.weights) != len(self.sources):
+            problems.append(
+                f"data.weights has {len(self.weights)} weights for {len(self.sources)} sources"
+            )
+        if any(not 0 < weight < math.inf for weight in self.weights or []):
+            problems.append(f"data.weights={self.weights} must be above 0")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def embedded_sources(self) -> list[str]:
+        weights = self.weights or [1.0] * len(self.sources)
+        return [f"{s}={weight}" for s, weight in zip(self.sources, weights, strict=True)]
 
 
 @dataclass
@@ -92,17 +153,75 @@ class RemoteConfig(DataConfig):
             raise ValueError(f"data.url={self.url} must start with ws:// or wss://")
 
     @property
-    def embedded_source(self) -> str | None:
-        return None
+    def embedded_sources(self) -> list[str]:
+        return []
 
     @property
     def urls(self) -> list[str]:
         return [self.url]
 
 
+@dataclass
+class EirConfig(DataConfig):
+    """`data=eir`: any server of EIR's protocol 1.0. It decides the order, and can not go back."""
+
+    url: str
+    """Its address: ws://HOST:PORT/ws, with a query if it wants one. A token that it asks for
+    comes from the environment, BABYGPT_STREAM_TOKEN."""
+    batch_size: int
+    """Samples a request. EIR's own text server loses text between two requests, so ask for
+    many: of 512-word samples 2 % of the words at 64 a request, 0.3 % at 256."""
+    output: str | None
+    """The server's output that is text; null is its first of type sequence."""
+    separator: str | None
+    """Word that the server writes between the documents inside a sample; becomes the token
+    that ends a text. Null takes samples as they are."""
+    reset: bool
+    """Whether to rewind a server that has ended and does not begin again by itself. It moves
+    all clients of that server to its beginning, so only where no other run uses it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = []
+        if not self.url.startswith(("ws://", "wss://")):
+            problems.append(f"data.url={self.url} must start with ws:// or wss://")
+        if not 1 <= self.batch_size <= MAX_BATCH_SIZE:
+            problems.append(
+                f"data.batch_size={self.batch_size} must be between 1 and {MAX_BATCH_SIZE}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def embedded_sources(self) -> list[str]:
+        return []
+
+    @property
+    def urls(self) -> list[str]:
+        return [self.url]
+
+    def client(self, urls: list[str], say: Callable[[str], None]) -> StreamClient | EirClient:
+        say(
+            "note: data=eir gives text in the server's order from where it stands, a place that "
+            "all its clients share; no exact resume"
+        )
+        (url,) = urls
+        return EirClient(
+            url,
+            batch_size=self.batch_size,
+            output=self.output,
+            separator=self.separator,
+            may_reset=self.reset,
+            notice=lambda line: say(f"note: {line}"),
+        )
+
+
 DATA: dict[str, type[DataConfig]] = {
     "sample": DataConfig,
     "local": LocalConfig,
+    "fineweb": LocalConfig,
+    "mix": MixConfig,
     "remote": RemoteConfig,
+    "eir": EirConfig,
 }
 """The dataclass of each option of group `data`."""

@@ -8,7 +8,7 @@ cursor behind the last batch that was trained on, never what was fetched ahead.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from babygpt_exp.data.batches import MicroBatch, split
 from babygpt_exp.errors import StreamLostError, UserError
 from babygpt_exp.tokenizer import TextTokenizer, obtain_tokenizer
 from streamer.client import StreamClient, StreamError
+from streamer.eir.client import EirClient
 from streamer.embedded import EmbeddedStreamer, EmbeddedStreamerError
 
 
@@ -31,11 +32,19 @@ class StreamDataModule(L.LightningDataModule):
 
     tokenizer: TextTokenizer
 
-    def __init__(self, config: Config, *, micro_batch_tokens: int, log_path: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        micro_batch_tokens: int,
+        log_path: Path,
+        say: Callable[[str], None] = print,
+    ) -> None:
         super().__init__()
         self.config = config
         self.rows = micro_batch_tokens // config.model.context
         self.log_path = log_path
+        self.say = say
         self.plan: dict[str, Any] | None = None
         self.cursor: dict[str, Any] | None = None
         self.waited_seconds = 0.0
@@ -43,7 +52,7 @@ class StreamDataModule(L.LightningDataModule):
         self.validation_batches: list[MicroBatch] = []
         self._tokenizer_hash = ""
         self._open = ExitStack()
-        self._client: StreamClient | None = None
+        self._client: StreamClient | EirClient | None = None
 
     def connect(self) -> None:
         """Start the streamer (unless there is one), get the tokenizer and the validation blocks.
@@ -53,12 +62,13 @@ class StreamDataModule(L.LightningDataModule):
         data = self.config.data
         try:
             urls = data.urls
-            if data.embedded_source is not None:
+            if data.embedded_sources:
                 server = EmbeddedStreamer(
-                    data.embedded_source, column=data.embedded_column, log_path=self.log_path
+                    data.embedded_sources, log_path=self.log_path, **data.embedded_options
                 )
                 urls = [self._open.enter_context(server).url]
-            self._client = self._open.enter_context(StreamClient(urls))
+            self._client = data.client(urls, self.say)
+            self._open.callback(self._client.close)
             self.tokenizer = obtain_tokenizer(self.config.tokenizer, self._documents)
             self._tokenizer_hash = self._client.upload_tokenizer(self.tokenizer.json)
             self.validation_batches = list(self._read_validation())
@@ -71,7 +81,7 @@ class StreamDataModule(L.LightningDataModule):
         self._client = None
 
     @property
-    def client(self) -> StreamClient:
+    def client(self) -> StreamClient | EirClient:
         """The connected client."""
         if self._client is None:
             raise RuntimeError("connect() first")
@@ -140,7 +150,7 @@ class StreamDataModule(L.LightningDataModule):
                 self.reconnects = stream.reconnects
                 yield from split(batch, self.rows)
         except StreamError as error:
-            hint = f"; see {self.log_path}" if data.embedded_source is not None else ""
+            hint = f"; see {self.log_path}" if data.embedded_sources else ""
             raise StreamLostError(f"{error}{hint}") from error
 
     def val_dataloader(self) -> DataLoader[MicroBatch]:

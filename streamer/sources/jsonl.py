@@ -7,10 +7,11 @@ document.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import BinaryIO
 
-from streamer.errors import SourceError, one_line
-from streamer.sources.files import skip
+from streamer.errors import one_line
+from streamer.sources.bad import BadDocuments
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -42,38 +43,53 @@ def parse_line(line: bytes, column: str) -> str | None:
     return document
 
 
-def read_documents(
-    stream: BinaryIO, start: int, stop: int, column: str
-) -> tuple[list[str], BadLineError | None, int]:
-    """The documents of slice [start, stop) up to the first bad line.
+def read_slice(stream: BinaryIO, start: int, stop: int) -> tuple[int, bytes]:
+    """The lines that begin in [start, stop), and where the first of them begins."""
+    lead = 1 if start else 0  # whether a line begins at `start` is known by the byte before
+    stream.seek(start - lead)
+    data = stream.read(stop - start + lead)
+    begin = data.find(b"\n") + 1 if lead else 0
+    if (lead and not begin) or begin == len(data):
+        return start, b""
+    if not data.endswith(b"\n"):
+        data += stream.readline()
+    return start - lead + begin, data[begin:]
 
-    Returns them, the bad line's error if there is one, and the byte at which that line begins.
-    """
-    position = start
-    if start > 0:
-        skip(stream, start - 1)
-        position += len(stream.readline()) - 1
+
+def read_documents(
+    stream: BinaryIO,
+    start: int,
+    stop: int,
+    column: str,
+    bad: BadDocuments,
+    line_at: Callable[[int], str],
+) -> list[str]:
+    """The documents of slice [start, stop); `line_at` names the line that begins at a byte."""
+    position, data = read_slice(stream, start, stop)
     documents: list[str] = []
-    while position < stop:
-        line = stream.readline()
-        if not line:
-            break
+    for line in data.split(b"\n"):
         text = line.removeprefix(_BYTE_ORDER_MARK) if position == 0 else line
-        if not text.isspace() and text:
+        if text and not text.isspace():
             try:
                 document = parse_line(text, column)
+                if document is not None:
+                    documents.append(document)
             except BadLineError as error:
-                return documents, error, position
-            if document is not None:
-                documents.append(document)
-        position += len(line)
-    return documents, None, position
+                bad.add(lambda position=position: line_at(position), str(error))  # type: ignore[misc]
+        position += len(line) + 1
+    return documents
 
 
-def bad_line(name: str, stream: BinaryIO, position: int, error: BadLineError) -> SourceError:
-    """The error of the line that begins at byte `position`; `stream` is read from the start."""
+def check_first_line(stream: BinaryIO, column: str, bad: BadDocuments) -> None:
+    """Raises SourceError when the first line is bad, so that a wrong column is noticed early."""
+    read_documents(stream, 0, 1, column, bad, lambda position: "line 1")
+
+
+def line_number(stream: BinaryIO, position: int) -> int:
+    """The number of the line that begins at byte `position`, counted from 1."""
+    stream.seek(0)
     number = 1
-    while position > 0 and (line := stream.readline()):
-        position -= len(line)
-        number += 1
-    return SourceError(f"{name} line {number} {error}")
+    while position > 0 and (chunk := stream.read(min(position, 1 << 20))):
+        number += chunk.count(b"\n")
+        position -= len(chunk)
+    return number

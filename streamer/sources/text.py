@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import BinaryIO
 
-from streamer.errors import SourceError
-from streamer.sources.files import READ_BYTES, skip
+from streamer.sources.bad import BadDocuments
 
+READ_BYTES = 1 << 20
 SMALLEST_BYTES = 4 << 10
 LARGEST_BYTES = 64 << 10
 _BLANK_LINES = re.compile(rb"\n(?:[ \t]*\r?\n)+")
@@ -35,9 +35,12 @@ def find_cut(
     return None if newline < 0 else newline + 1
 
 
-def read_slice(stream: BinaryIO, start: int, stop: int, size: int) -> bytes:
-    """The bytes of slice [start, stop) of a file of `size` bytes, moved to where documents end."""
-    skip(stream, start)
+def read_slice(stream: BinaryIO, start: int, stop: int, size: int) -> tuple[int, bytes]:
+    """The bytes of slice [start, stop) of a file of `size` bytes, moved to where documents end.
+
+    With the byte at which they begin.
+    """
+    stream.seek(start)
     data = bytearray(stream.read(stop - start + LARGEST_BYTES))
     length = stop - start
     if stop >= size:
@@ -50,12 +53,15 @@ def read_slice(stream: BinaryIO, start: int, stop: int, size: int) -> bytes:
             data += chunk
         end = len(data) if found is None else found
     begin = 0 if start == 0 else find_cut(data, 0, end)
-    return bytes(data[end if begin is None else begin : end])
+    begin = end if begin is None else begin
+    return start + begin, bytes(data[begin:end])
 
 
-def read_documents(name: str, stream: BinaryIO, start: int, stop: int, size: int) -> list[str]:
-    """The documents of one slice; raises SourceError where the text is not UTF-8."""
-    data = read_slice(stream, start, stop, size)
+def read_documents(
+    stream: BinaryIO, start: int, stop: int, size: int, bad: BadDocuments
+) -> list[str]:
+    """The documents of one slice; one that is not UTF-8 is bad."""
+    begin, data = read_slice(stream, start, stop, size)
     documents: list[str] = []
     position, rest = 0, LARGEST_BYTES - SMALLEST_BYTES
     while position < len(data):
@@ -63,8 +69,7 @@ def read_documents(name: str, stream: BinaryIO, start: int, stop: int, size: int
         try:
             documents.append(data[position:cut].decode())
         except UnicodeDecodeError as error:
-            raise SourceError(
-                f"{name} is not UTF-8 near byte {start + position + error.start}; convert it first"
-            ) from error
+            place = f"byte {begin + position + error.start}"
+            bad.add(lambda place=place: place, "is not UTF-8; convert it first")  # type: ignore[misc]
         position = cut
     return documents

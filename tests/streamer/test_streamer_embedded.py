@@ -102,7 +102,7 @@ def test_embedded_serves_and_stops(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     log = tmp_path / "logs" / "streamer.log"
-    with EmbeddedStreamer(str(corpus), log_path=log) as embedded:
+    with EmbeddedStreamer([str(corpus)], log_path=log) as embedded:
         assert embedded._process is not None
         process_id = embedded._process.pid
         assert os.getsid(process_id) == process_id
@@ -121,7 +121,7 @@ def test_embedded_says_why_it_did_not_start(with_log: bool, tmp_path: Path) -> N
     log = tmp_path / "log"
     log.write_text("an earlier line\n")
     own_log = log if with_log else None
-    embedded = EmbeddedStreamer("/absent", cache_dir=tmp_path, log_path=own_log)
+    embedded = EmbeddedStreamer(["/absent"], cache_dir=tmp_path, log_path=own_log)
     with pytest.raises(EmbeddedStreamerError) as caught, embedded:
         pass
     assert str(caught.value).startswith("source not found: /absent")
@@ -129,7 +129,7 @@ def test_embedded_says_why_it_did_not_start(with_log: bool, tmp_path: Path) -> N
 
 
 def test_embedded_start_has_a_deadline(corpus: Path, tmp_path: Path) -> None:
-    embedded = EmbeddedStreamer(str(corpus), cache_dir=tmp_path, startup_seconds=0.01)
+    embedded = EmbeddedStreamer([str(corpus)], cache_dir=tmp_path, startup_seconds=0.01)
     with pytest.raises(EmbeddedStreamerError, match="not ready within"), embedded:
         pass
 
@@ -138,7 +138,7 @@ PARENT = """
 import os, sys, time
 from pathlib import Path
 from streamer.embedded import EmbeddedStreamer
-embedded = EmbeddedStreamer(sys.argv[1], cache_dir=Path(sys.argv[2])).__enter__()
+embedded = EmbeddedStreamer([sys.argv[1]], cache_dir=Path(sys.argv[2])).__enter__()
 if sys.argv[3] == "forked" and os.fork() == 0:
     time.sleep(20)  # keeps the pipe open, as a worker of the parent would
 print(embedded._process.pid, flush=True)
@@ -171,7 +171,7 @@ def test_embedded_dies_with_its_parent(
 
 
 def test_embedded_ignores_interrupts(corpus: Path, cache_dir: Path) -> None:
-    with EmbeddedStreamer(str(corpus), cache_dir=cache_dir) as embedded:
+    with EmbeddedStreamer([str(corpus)], cache_dir=cache_dir) as embedded:
         assert embedded._process is not None
         embedded._process.send_signal(signal.SIGINT)
         time.sleep(0.3)

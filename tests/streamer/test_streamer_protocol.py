@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from streamer_harness import ServerProcess, Socket, ask, talk
 
-from streamer.protocol import decode_frame
+from streamer.protocol import decode_frame, decode_frames
 
 
 def test_twenty_errors_end_a_connection(server: ServerProcess) -> None:
@@ -26,13 +26,13 @@ def test_twenty_errors_end_a_connection(server: ServerProcess) -> None:
     talk(server.url, speech)
 
 
-def test_no_subprotocol_is_refused(server: ServerProcess) -> None:
+def test_an_unknown_subprotocol_is_refused(server: ServerProcess) -> None:
     async def speech(socket: Socket) -> None:
         assert json.loads(await socket.receive_str())["op"] == "error"
         await socket.receive()
         assert socket.close_code == 1002
 
-    talk(server.url, speech, protocols=())
+    talk(server.url, speech, protocols=("soap",))
 
 
 def test_binary_garbage_ends_a_connection(server: ServerProcess) -> None:
@@ -62,21 +62,21 @@ def test_credit_is_obeyed_and_streams_share_a_connection(
     server: ServerProcess, opening: dict[str, Any]
 ) -> None:
     async def speech(socket: Socket) -> None:
-        async def frame() -> tuple[int, int]:
-            header, _, _ = decode_frame(await socket.receive_bytes())
-            return header["stream"], header["start"]["slot"]
+        async def frames() -> list[tuple[int, int]]:
+            found = decode_frames(await socket.receive_bytes())
+            return [(header["stream"], header["start"]["slot"]) for header, _, _ in found]
 
         assert (await ask(socket, opening | {"credit": 2}))["op"] == "opened"
-        assert [await frame(), await frame()] == [(3, 0), (3, 4)]
+        assert await frames() == [(3, 0), (3, 4)]
         assert (await ask(socket, opening | {"stream": 4, "credit": 0}))["stream"] == 4
         assert (await ask(socket, opening))["field"] == "stream"
         await socket.send_json({"op": "credit", "stream": 4, "batches": 1})
-        assert await frame() == (4, 0)
+        assert await frames() == [(4, 0)]
         await socket.send_json({"op": "credit", "stream": 3, "batches": 1})
-        assert await frame() == (3, 8)
+        assert await frames() == [(3, 8)]
         await socket.send_json({"op": "close", "stream": 3})
         assert (await ask(socket, opening))["op"] == "opened"
-        assert await frame() == (3, 0)
+        assert await frames() == [(3, 0)]
         for stream in range(10, 24):
             reply = await ask(socket, opening | {"stream": stream, "credit": 0})
             assert reply["op"] == "opened"

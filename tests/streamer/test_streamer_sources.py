@@ -15,10 +15,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.disk import CacheDisk
 from streamer.errors import SourceError
 from streamer.sources import listing as listing_module
-from streamer.sources.files import FileMemo
-from streamer.sources.listing import Listing, list_source, read_shard
+from streamer.sources.address import name_of, shown
+from streamer.sources.listing import Listing
+from streamer.sources.shelf import Shelf
 from streamer.sources.spec import SourceSpec
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -28,15 +30,21 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def listed(source: Path | str, column: str = "text", memo: Path | None = None) -> Listing:
-    return list_source(
-        SourceSpec(str(source), column=column), FileMemo(memo or Path("/nonexistent"))
-    )
+ABSENT = Path("/nonexistent")
+"""A cache folder that cannot be written."""
 
 
-def read_all(source: Path | str, column: str = "text") -> list[str]:
-    found = listed(source, column)
-    return [text for shard in found.shards for text in read_shard(shard, found.spec)]
+def listed(source: Path | str, column: str = "text", cache: Path = ABSENT) -> Listing:
+    return Shelf(CacheDisk(cache)).list_source(SourceSpec(str(source), column=column))
+
+
+def read_all(
+    source: Path | str, column: str = "text", cache: Path = ABSENT, mode: str = "error"
+) -> list[str]:
+    shelf = Shelf(CacheDisk(cache))
+    spec = SourceSpec(str(source), column=column, on_bad_document=mode)
+    shards = shelf.list_source(spec).shards
+    return [text for shard in shards for text in shelf.read_shard(shard, spec)]
 
 
 def as_jsonl(documents: list[str]) -> bytes:
@@ -137,17 +145,17 @@ def test_names_do_not_matter_but_content_and_column_do(tmp_path: Path) -> None:
 
 
 def test_the_memo_recalls_settled_files_only(tmp_path: Path) -> None:
-    path, memo = tmp_path / "a.jsonl.gz", tmp_path / "memo"
+    path, cache = tmp_path / "a.jsonl.gz", tmp_path / "cache"
     path.write_bytes(gzip.compress(as_jsonl(["a"])))
-    first = listed(path, memo=memo)
-    assert not memo.exists()
+    first = listed(path, cache=cache)
+    assert not cache.exists()
     os.utime(path, (1, 1))
-    assert listed(path, memo=memo).fingerprint == first.fingerprint
-    (entry,) = memo.iterdir()
-    entry.write_text('{"sha256":"other","num_bytes":5}')
-    assert listed(path, memo=memo).fingerprint != first.fingerprint
+    assert listed(path, cache=cache).fingerprint == first.fingerprint
+    (entry,) = (cache / "files").iterdir()
+    entry.write_text('{"sha256":"other"}')
+    assert listed(path, cache=cache).fingerprint != first.fingerprint
     entry.write_text("damaged")
-    assert listed(path, memo=memo).fingerprint == first.fingerprint
+    assert listed(path, cache=cache).fingerprint == first.fingerprint
 
 
 def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
@@ -181,8 +189,9 @@ def table(path: Path, **columns: object) -> Path:
         (lambda d: table(d / "a.parquet", text=[1]), "is int64, not text"),
         (lambda d: write(d / "a.jsonl", b'{"body":"x"}\n'), "line 1 has no field 'text'"),
         (lambda d: write(d / "a.jsonl", b"[1]\n"), "line 1 is not a JSON object"),
-        (lambda d: write(d / "a.jsonl.gz", gzip.compress(b"x" * 9999)[:-9]), "cannot read "),
-        (lambda d: write(d / "a.txt.zst", b"nonsense"), "cannot read "),
+        (lambda d: write(d / "a.parquet", b""), "holds no text"),
+        (lambda d: write(d / "a.jsonl.gz", gzip.compress(b"[1]\n")), "line 1 is not a JSON"),
+        (lambda d: write(d / "a.jsonl.zst", b"nonsense"), "cannot be decompressed"),
     ],
 )
 def test_listing_errors_are_one_line(make, message: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -222,24 +231,65 @@ def test_a_broken_row_group_is_named(documents: list[str], tmp_path: Path) -> No
     )
     content[start : start + size] = os.urandom(size)
     path.write_bytes(content)
-    shards = listed(path).shards
-    assert read_shard(shards[0], SourceSpec("", column="text")) == documents[:100]
-    with pytest.raises(SourceError, match=r"row group 1 of .*a\.parquet"):
-        read_shard(shards[1], SourceSpec("", column="text"))
+    shelf, spec = Shelf(CacheDisk(ABSENT)), SourceSpec(str(path))
+    shards = shelf.list_source(spec).shards
+    assert shelf.read_shard(shards[0], spec) == documents[:100]
+    with pytest.raises(SourceError, match=r"a\.parquet row group 1 cannot be read"):
+        shelf.read_shard(shards[1], spec)
+    assert read_all(path, mode="skip") == documents[:100] + documents[200:]
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", b"good\n" * 1000 + b"\xff\n")
-    with pytest.raises(SourceError, match="not UTF-8 near byte 5000"):
+    with pytest.raises(SourceError, match="byte 5000 is not UTF-8"):
         read_all(path)
+    assert read_all(path, mode="skip") == []
 
 
 def test_a_file_that_changed_is_never_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", b"one\n")
-    found = listed(path)
+    shelf, spec = Shelf(CacheDisk(ABSENT)), SourceSpec(str(path))
+    (shard,) = shelf.list_source(spec).shards
     os.utime(write(path, b"two\n"), (1, 1))
     with pytest.raises(SourceError, match="changed after it was listed"):
-        read_shard(found.shards[0], SourceSpec("", column="text"))
+        shelf.read_shard(shard, spec)
     path.unlink()
     with pytest.raises(SourceError, match="cannot read"):
-        read_shard(found.shards[0], SourceSpec("", column="text"))
+        shelf.read_shard(shard, spec)
+
+
+def test_a_large_file_is_known_by_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.sources.files.HASHED_BYTES", 1000)
+    monkeypatch.setattr("streamer.sources.files.SAMPLE_BYTES", 100)
+    path = tmp_path / "a.txt"
+    content = b"".join(b"%07d\n" % number for number in range(5000))
+
+    def fingerprint(content: bytes) -> str:
+        path.write_bytes(content)
+        return listed(path).fingerprint
+
+    known = fingerprint(content)
+    assert known == fingerprint(content)
+    changed_between = content[:300] + b"x" + content[301:]
+    assert known == fingerprint(changed_between)
+    for at in (0, 99, len(content) // 9 * 3, len(content) - 1):
+        assert known != fingerprint(content[:at] + b"x" + content[at + 1 :])
+    assert known != fingerprint(content + b"x")
+
+
+@pytest.mark.parametrize(
+    ("address", "as_shown", "name"),
+    [
+        ("/data/a.jsonl.gz", "/data/a.jsonl.gz", "a"),
+        ("/data/*.parquet", "/data/*.parquet", "data"),
+        ("https://u:p@h/d/a.txt?X-Sig=s&b=c", "https://h/d/a.txt?...", "a"),
+        ("https://h/a.txt?secret", "https://h/a.txt?...", "a"),
+        ("https://h:80/a.txt#part", "https://h:80/a.txt?...", "a"),
+        ("s3://bucket/x/part?.jsonl", "s3://bucket/x/part?.jsonl", "x"),
+        ("hf://datasets/o/n@v1/d/*", "hf://datasets/o/n@v1/d/*", "d"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(address: str, as_shown: str, name: str) -> None:
+    assert shown(address) == as_shown
+    assert shown(f"cannot read '{address}' now") == f"cannot read '{as_shown}' now"
+    assert name_of(address) == name

@@ -1,0 +1,124 @@
+"""Prometheus' text format 0.0.4 of what a server counts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from streamer import __version__
+from streamer.metrics import Metrics, resident_bytes
+
+PREFIX = "streamer_"
+
+
+def prometheus(metrics: Metrics) -> str:
+    """All metrics in Prometheus' text format 0.0.4."""
+    protocols = Counter(connection.protocol for connection in metrics.connections)
+    families: list[tuple[str, str, str, str, Mapping[str, float] | float]] = [
+        ("tokens_sent_total", "counter", "Tokens sent.", "", metrics.num_tokens),
+        ("frames_sent_total", "counter", "Data frames sent.", "", metrics.num_frames),
+        ("bytes_sent_total", "counter", "Bytes of data frames.", "", metrics.num_bytes),
+        ("opens_total", "counter", "Streams opened.", "", metrics.num_opens),
+        ("streams_open", "gauge", "Streams open now.", "", len(list(metrics.streams()))),
+        (
+            "connections_open",
+            "gauge",
+            "WebSockets open now.",
+            "protocol",
+            {"v2": protocols["v2"], "eir": protocols["eir"]},
+        ),
+        ("connections_total", "counter", "WebSockets opened.", "", metrics.num_connections),
+        ("refused_total", "counter", "Connections refused.", "reason", metrics.refused),
+        ("errors_total", "counter", "Errors that clients were told.", "code", metrics.errors),
+        (
+            "credit_wait_seconds_total",
+            "counter",
+            "Time that streams waited for credit.",
+            "",
+            metrics.waited("credit"),
+        ),
+        (
+            "data_wait_seconds_total",
+            "counter",
+            "Time that streams waited for data.",
+            "",
+            metrics.waited("opening") + metrics.waited("data"),
+        ),
+        (
+            "send_wait_seconds_total",
+            "counter",
+            "Time that streams waited for the network.",
+            "",
+            metrics.waited("sending"),
+        ),
+        ("shards_prepared_total", "counter", "Shards tokenized.", "", metrics.num_shards_prepared),
+        (
+            "shard_prepare_seconds_total",
+            "counter",
+            "Time spent on that.",
+            "",
+            metrics.shard_prepare_seconds,
+        ),
+        ("cache_hits_total", "counter", "Found in a cache.", "kind", metrics.cache_hits),
+        ("cache_misses_total", "counter", "Not found there.", "kind", metrics.cache_misses),
+        (
+            "skipped_documents_total",
+            "counter",
+            "Bad documents left out.",
+            "",
+            metrics.num_skipped_documents,
+        ),
+        (
+            "source_requests_total",
+            "counter",
+            "Reads of remote sources.",
+            "",
+            metrics.num_source_requests,
+        ),
+        (
+            "source_bytes_total",
+            "counter",
+            "Bytes that they gave.",
+            "",
+            metrics.num_source_bytes,
+        ),
+        (
+            "source_retries_total",
+            "counter",
+            "Reads of a source tried again.",
+            "",
+            metrics.num_source_retries,
+        ),
+        (
+            "build_info",
+            "gauge",
+            "Always 1.",
+            "version",
+            {__version__: 1},
+        ),
+    ]
+    lines = [line for family in families for line in _family(PREFIX + family[0], *family[1:])]
+    usage = os.times()
+    for name, kind, value in (
+        ("process_resident_memory_bytes", "gauge", resident_bytes()),
+        ("process_cpu_seconds_total", "counter", usage.user + usage.system),
+    ):
+        lines += _family(name, kind, "Of this process.", "", value)
+    return "\n".join(lines) + "\n"
+
+
+def _family(
+    name: str, kind: str, description: str, label: str, values: Mapping[str, float] | float
+) -> Iterable[str]:
+    yield f"# HELP {name} {description}"
+    yield f"# TYPE {name} {kind}"
+    if isinstance(values, Mapping):
+        for key in sorted(values):
+            yield f'{name}{{{label}="{_label(key)}"}} {values[key]:.15g}'
+    else:
+        yield f"{name} {values:.15g}"
+
+
+def _label(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
