@@ -85,7 +85,10 @@ def build(
     with ExitStack() as stack:
         terminal.say("starting the streamer, making the tokenizer ...")
         data = StreamDataModule(
-            config, micro_batch_tokens=micro, log_path=record.folder.streamer_log
+            config,
+            micro_batch_tokens=micro,
+            log_path=record.folder.streamer_log,
+            say=terminal.say,
         )
         stack.callback(data.close)
         data.connect()

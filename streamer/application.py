@@ -17,6 +17,7 @@ from aiohttp import WSCloseCode, hdrs, web
 from streamer.access import CHALLENGE, Tokens
 from streamer.connection import Connection
 from streamer.eir.connection import EirConnection
+from streamer.eir.messages import MAX_MESSAGE_BYTES
 from streamer.eir.session import Sessions
 from streamer.errors import RequestError
 from streamer.gate import DEAR, Handler
@@ -34,8 +35,6 @@ RETRY_SECONDS = 5
 """What a client is told that comes to a full server."""
 CLOSE_SECONDS = 2.0
 """Time that a client has to answer the end of a connection."""
-EIR_MESSAGE_BYTES = 16 << 20
-"""All the ids of a validation set come in one message."""
 PUBLIC_PATHS = ("/healthz",)
 """What may be asked without a token."""
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -149,7 +148,7 @@ class Application:
         socket = web.WebSocketResponse(
             protocols=(SUBPROTOCOL,),
             heartbeat=None if is_eir else self._limits.heartbeat_seconds,
-            max_msg_size=EIR_MESSAGE_BYTES if is_eir else self._limits.message_bytes,
+            max_msg_size=MAX_MESSAGE_BYTES if is_eir else self._limits.message_bytes,
             autoping=is_eir,
             compress=False,
             timeout=CLOSE_SECONDS,
@@ -162,7 +161,7 @@ class Application:
             speaker: Speaker
             if is_eir:
                 speaker = EirConnection(
-                    socket, handler.abort, self._library, self._eir_sessions, request.query
+                    socket, handler.abort, self._library, self._eir_sessions, request.query, record
                 )
             elif socket.ws_protocol == SUBPROTOCOL:
                 speaker = Connection(

@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 
 from streamer.access import AccessError
 from streamer.cache import default_cache_dir
+from streamer.disk import DEFAULT_MAX_BYTES
 from streamer.errors import SourceError, one_line
 from streamer.gate import ListenError
 from streamer.logs import FORMATS, Logging
 from streamer.protocol import Limits
 from streamer.server import ServerOptions, serve
+from streamer.sources.address import shown
 from streamer.sources.spec import ON_BAD_DOCUMENT, SourceSpec, split_weight
 
 
@@ -59,6 +61,13 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--cache-dir", type=Path, help="folder of the token cache (default: in ~/.cache)"
+    )
+    parser.add_argument(
+        "--cache-gb",
+        type=float,
+        default=DEFAULT_MAX_BYTES / 1e9,
+        help="size up to which it grows; what was not used for longest goes first "
+        "(default: %(default)g)",
     )
     _add_access(parser)
     parser.add_argument(
@@ -122,7 +131,9 @@ def parse_sources(parser: Parser, options: argparse.Namespace) -> tuple[SourceSp
     addresses = [spec.address for spec in specs]
     for address in addresses:
         if addresses.count(address) > 1:
-            parser.error(f"--source {address} is given twice; give it once with a larger weight")
+            parser.error(
+                f"--source {shown(address)} is given twice; give it once with a larger weight"
+            )
     return tuple(specs)
 
 
@@ -164,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sources = parse_sources(parser, options)
         if not 0 <= options.port <= 65535:
             parser.error(f"--port {options.port} is not from 0 to 65535")
+        if not options.cache_gb > 0:
+            parser.error(f"--cache-gb {options.cache_gb:g} is not above 0")
         limits = parse_limits(parser, options.limit)
         check_access(parser, options)
     except SystemExit as done:
@@ -173,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         host=options.host,
         port=options.port,
         cache_dir=options.cache_dir or default_cache_dir(),
+        cache_bytes=int(min(options.cache_gb * 1e9, 2**62)),
         stop_with_parent=options.stop_with_parent,
         token_file=options.token_file,
         tls=None if options.tls_cert is None else (options.tls_cert, options.tls_key),

@@ -201,8 +201,8 @@ class Feed:
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=PREPARING_SECONDS))[0]:
-                done = self._library.num_characters
-                message = {"op": "preparing", "stream": self._stream, "characters": done}
+                done = self._library.progress
+                message = {"op": "preparing", "stream": self._stream, "progress": done}
                 await self._send_json(message)
             return await task
         finally:

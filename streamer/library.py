@@ -59,8 +59,7 @@ class Library:
         self._texts: OrderedDict[str, list[str]] = OrderedDict()
         self._stopping = threading.Event()
         self._progress_lock = threading.Lock()
-        self.num_characters = 0
-        """Text tokenized since the start: a sign of life for those who wait."""
+        self._num_characters = 0
         self.metrics = Metrics()
         """What is counted, here and by all that serves this library."""
 
@@ -72,6 +71,11 @@ class Library:
             task.cancel()
         self._preparing.shutdown(wait=False, cancel_futures=True)
         self._quick.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def progress(self) -> int:
+        """Characters tokenized and bytes fetched so far: a sign of life for those who wait."""
+        return self._num_characters + self.shelf.counters["fetched_bytes"]
 
     async def quickly(self, function: Callable[[], T]) -> T:
         """Runs what takes no more than moments outside the event loop."""
@@ -217,7 +221,7 @@ class Library:
         if self._stopping.is_set():
             raise StoppingError
         with self._progress_lock:
-            self.num_characters += num_characters
+            self._num_characters += num_characters
 
 
 def as_request_error(error: SourceError) -> RequestError:

@@ -43,7 +43,9 @@ class ServerOptions:
     port: int
     """Port to listen on; 0 lets the system choose."""
     cache_dir: Path
-    """Folder of the token cache."""
+    """Folder of the cache."""
+    cache_bytes: int
+    """Size up to which it grows."""
     stop_with_parent: bool
     """Whether to end when standard input closes or the parent process is gone."""
     token_file: Path | None = None
@@ -67,7 +69,7 @@ async def serve(options: ServerOptions) -> None:
     if options.stop_with_parent:
         stop_with_parent(stop)
     _reload_on_signal(tokens, tls, options)
-    library = Library(options.sources, TokenCache(options.cache_dir))
+    library = Library(options.sources, TokenCache(options.cache_dir, options.cache_bytes))
     listing_task = asyncio.create_task(library.listings())
     stop_task = asyncio.create_task(stop.wait())
     try:

@@ -13,6 +13,8 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.cursor import Cursor, Position
+from streamer.plan import plan_id
 from streamer.protocol import MAX_CREDIT, Frame, FrameError, decode_frames
 from streamer.tokens import TokenArray
 from streamer.transport import (
@@ -205,27 +207,34 @@ class Stream:
         opened = await self._next_message(socket)
         if isinstance(opened, bytes) or opened["op"] != "opened":
             raise TransientError("the server answered something else")
-        cursor = opened["cursor"]
-        if self._expected is not None and cursor != self._expected:
-            raise TransientError("the server opened at another cursor")
+        try:  # no checksum covers control messages, but the plan's own hash does
+            plan: dict[str, Any] = opened["plan"]
+            is_whole = plan_id(plan) == opened["plan_id"]
+            beginning = Cursor(0, (Position(),) * len(plan["sources"])).payload()
+            cursor = self._expected or beginning
+            is_expected = opened["cursor"] == cursor
+        except (KeyError, TypeError, AttributeError) as error:
+            raise TransientError("a damaged message") from error
+        if not is_whole or not is_expected:
+            raise TransientError("the server opened another stream")
         self._deadline.advance(paused=not credit)
         with self._condition:
             self.reconnects += bool(self.plan_id)
-            self._expected, self.plan, self.plan_id = cursor, opened["plan"], opened["plan_id"]
+            self._expected, self.plan, self.plan_id = cursor, plan, opened["plan_id"]
             self._condition.notify_all()
 
     async def _next_message(
         self, socket: aiohttp.ClientWebSocketResponse
     ) -> dict[str, Any] | bytes:
         """The next message that is not a mere sign of life."""
-        characters = None
+        progress = None
         while True:
             message = await receive(socket)
             if isinstance(message, bytes) or message["op"] != "preparing":
                 return message
-            if message["characters"] != characters:
+            if message.get("progress") != progress:
                 self._deadline.advance()
-            characters = message["characters"]
+            progress = message.get("progress")
 
     async def _receive_batches(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:

@@ -58,7 +58,10 @@ def connected(tmp_path: Path) -> Iterator[Callable[..., StreamDataModule]]:
 
     def connect(server: EirReferenceServer | str, *overrides: str) -> StreamDataModule:
         module = StreamDataModule(
-            config_of(server, *overrides), micro_batch_tokens=512, log_path=tmp_path / "log"
+            config_of(server, *overrides),
+            micro_batch_tokens=512,
+            log_path=tmp_path / "log",
+            say=print,
         )
         made.append(module)
         module.connect()

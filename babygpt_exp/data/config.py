@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamer.access import read_tokens
 from streamer.client import StreamClient
 from streamer.eir.client import MAX_BATCH_SIZE, EirClient
 from streamer.plan import MAX_SHUFFLE_SHARDS
@@ -67,12 +68,14 @@ class DataConfig:
         """Addresses of a streamer that runs already."""
         return []
 
-    def client(self, urls: list[str], say: Callable[[str], None]) -> StreamClient | EirClient:
+    def client(
+        self, urls: list[str], token: str | None, say: Callable[[str], None]
+    ) -> StreamClient | EirClient:
         """A client of the streamer at these addresses, `urls` or an embedded one's.
 
-        `say` is told, one line each, what a person should know of it.
+        `token` is an embedded one's. `say` is told, one line each, what a person should know.
         """
-        return StreamClient(urls)
+        return StreamClient(urls, token)
 
 
 @dataclass
@@ -146,6 +149,11 @@ class RemoteConfig(DataConfig):
 
     url: str
     """Its address, as `python -m streamer` prints it: ws://HOST:PORT/ws."""
+    token_file: str | None
+    """File whose first line is the token that the streamer asks for; null takes the environment
+    variable BABYGPT_STREAM_TOKEN, if there is one."""
+    ca_file: str | None
+    """PEM certificates that a wss:// address is verified against; null takes the system's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,6 +167,13 @@ class RemoteConfig(DataConfig):
     @property
     def urls(self) -> list[str]:
         return [self.url]
+
+    def client(
+        self, urls: list[str], token: str | None, say: Callable[[str], None]
+    ) -> StreamClient | EirClient:
+        if self.token_file is not None:
+            token = read_tokens(Path(self.token_file), "data.token_file")[0]
+        return StreamClient(urls, token, ca_file=self.ca_file)
 
 
 @dataclass
@@ -200,7 +215,9 @@ class EirConfig(DataConfig):
     def urls(self) -> list[str]:
         return [self.url]
 
-    def client(self, urls: list[str], say: Callable[[str], None]) -> StreamClient | EirClient:
+    def client(
+        self, urls: list[str], token: str | None, say: Callable[[str], None]
+    ) -> StreamClient | EirClient:
         say(
             "note: data=eir gives text in the server's order from where it stands, a place that "
             "all its clients share; no exact resume"

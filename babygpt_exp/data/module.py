@@ -22,6 +22,7 @@ from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch, split
 from babygpt_exp.errors import StreamLostError, UserError
 from babygpt_exp.tokenizer import TextTokenizer, obtain_tokenizer
+from streamer.access import AccessError, new_token
 from streamer.client import StreamClient, StreamError
 from streamer.eir.client import EirClient
 from streamer.embedded import EmbeddedStreamer, EmbeddedStreamerError
@@ -38,7 +39,7 @@ class StreamDataModule(L.LightningDataModule):
         *,
         micro_batch_tokens: int,
         log_path: Path,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None],
     ) -> None:
         super().__init__()
         self.config = config
@@ -61,18 +62,22 @@ class StreamDataModule(L.LightningDataModule):
         """
         data = self.config.data
         try:
-            urls = data.urls
+            urls, token = data.urls, None
             if data.embedded_sources:
+                token = new_token()
                 server = EmbeddedStreamer(
-                    data.embedded_sources, log_path=self.log_path, **data.embedded_options
+                    data.embedded_sources,
+                    token=token,
+                    log_path=self.log_path,
+                    **data.embedded_options,
                 )
                 urls = [self._open.enter_context(server).url]
-            self._client = data.client(urls, self.say)
+            self._client = data.client(urls, token, self.say)
             self._open.callback(self._client.close)
             self.tokenizer = obtain_tokenizer(self.config.tokenizer, self._documents)
             self._tokenizer_hash = self._client.upload_tokenizer(self.tokenizer.json)
             self.validation_batches = list(self._read_validation())
-        except (StreamError, EmbeddedStreamerError) as error:
+        except (StreamError, EmbeddedStreamerError, AccessError) as error:
             raise UserError(str(error)) from error
 
     def close(self) -> None:
