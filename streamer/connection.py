@@ -23,6 +23,7 @@ from streamer.metrics import ENDED, ConnectionRecord, Metrics, StreamRecord
 from streamer.pages import read_page
 from streamer.plan import source_payload
 from streamer.protocol import MAX_CREDIT, SUBPROTOCOL, Limits
+from streamer.sockets import GOODBYE_SECONDS, Sending
 from streamer.tokens import StoppingError
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ Reply = dict[str, Any]
 
 MAX_STRAY_MESSAGES = 64
 """To streams that are not open: one that ended has some under way, but not for ever."""
-GOODBYE_SECONDS = 2.0
-"""Time that a client has to take note of the end."""
 
 
 class Connection:
@@ -285,21 +284,3 @@ class Connection:
 
     def _sending(self) -> Sending:
         return Sending(self._abort, self._limits.send_seconds)
-
-
-class Sending:
-    """A send with a deadline: a client that does not read is cut off, as nothing else helps."""
-
-    def __init__(self, abort: Callable[[], None], seconds: float) -> None:
-        self._abort = abort
-        self._timeout = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *raised: Any) -> None:
-        try:
-            await self._timeout.__aexit__(*raised)
-        except TimeoutError as error:
-            self._abort()
-            raise ConnectionResetError("the client does not read") from error

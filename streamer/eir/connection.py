@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
-from streamer.connection import GOODBYE_SECONDS, Sending
 from streamer.eir.corpus import data_message
 from streamer.eir.messages import (
     MAX_BATCH_SIZE,
@@ -27,18 +25,13 @@ from streamer.library import Library, as_request_error
 from streamer.logs import event
 from streamer.metrics import ConnectionRecord
 from streamer.protocol import MAX_CONTROL_BYTES, SUBPROTOCOL
+from streamer.sockets import GOODBYE_SECONDS, Sending, keep_alive
 
 log = logging.getLogger(__name__)
 
 WAITING_MESSAGES = 4
 """Messages read before they are answered; further ones wait in the socket's buffers."""
-KEEPALIVE_SECONDS = 60
-"""Silence after which the client's machine, not the busy client, is asked for a sign of life."""
-
-
 CLIENT_FAULTS = (WSCloseCode.PROTOCOL_ERROR, WSCloseCode.POLICY_VIOLATION)
-
-_Parsed = tuple[str, Fields]
 
 
 class EirConnection:
@@ -80,7 +73,7 @@ class EirConnection:
 
     async def serve(self) -> None:
         """Answers until the client goes."""
-        _keep_alive(self._socket)
+        keep_alive(self._socket)
         reading = asyncio.create_task(self._read())
         answering = asyncio.create_task(self._answer_all())
         try:
@@ -181,7 +174,7 @@ class EirConnection:
             self._num_heartbeats -= 1
             await self._send({"type": "heartbeat"})
 
-    async def _parse(self, message: WSMessage) -> _Parsed:
+    async def _parse(self, message: WSMessage) -> tuple[str, Fields]:
         if message.type is not WSMsgType.TEXT:
             raise RequestError("bad_request", "", "a binary message; send JSON as text")
 
@@ -305,13 +298,3 @@ def _check_version(fields: Fields) -> None:
     version = fields.take("version")
     if version != PROTOCOL_VERSION:
         raise bad_field("version", f"must be {PROTOCOL_VERSION!r}")
-
-
-def _keep_alive(response: web.WebSocketResponse) -> None:
-    """Has the kernel find out that a client's machine is gone: a ping would wait for a GPU step."""
-    peer = response.get_extra_info("socket")
-    if peer is not None and hasattr(socket, "TCP_KEEPIDLE"):
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS // 4)
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
