@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test interop lint format type build clean
+.PHONY: help install install-dev run test bench interop lint format type build clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ run: install ## The main job: a baby GPT from a live stream, about ten minutes o
 
 test: install-dev ## The tests
 	$(RUN) -m pytest
+
+bench: install ## How fast text becomes tokens here, and how fast they are served
+	$(RUN) -m streamer.bench
 
 interop: install .interop/installed ## EIR's own eirtrain trains from our server; every word is accounted for
 	$(RUN) tests/interop/run.py .interop/bin

@@ -23,17 +23,18 @@ from streamer.errors import one_line
 
 VOCAB_SIZE = 8192
 SEQUENCE_TOKENS = 512
-WORLD_CLIENTS = (1, 4, 16)
 TOKENIZER_DOCUMENTS = 2000
 GENERATED_BYTES = 16 << 20
 START_SECONDS = 120.0
-MEMORY_SECONDS = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one JSON object; returns 0, 1 when something cannot be served, 2 for bad usage."""
     try:
-        options = build_parser().parse_args(argv)
+        parser = build_parser()
+        options = parser.parse_args(argv)
+        if min(options.batch, options.seconds, options.repeats, *options.clients) <= 0:
+            parser.error("--batch, --seconds, --repeats and --clients are above 0")
     except SystemExit as done:
         return int(done.code or 0)
     from streamer.client import StreamError
@@ -56,6 +57,14 @@ def build_parser() -> Parser:
         "--batch", type=int, default=64, help=f"blocks of {SEQUENCE_TOKENS} tokens (default: 64)"
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each run (default: 5)")
+    parser.add_argument(
+        "--clients",
+        type=int,
+        nargs="+",
+        default=[1, 4, 16],
+        metavar="N",
+        help="clients that read at once, one run each (default: 1 4 16)",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="of each run (default: 3)")
     return parser
 
@@ -132,7 +141,7 @@ class Bench:
         process = self._server.process_id
         memory = [resident_mb(process)]
         figures: dict[str, Any] = {}
-        for num_clients in WORLD_CLIENTS:
+        for num_clients in self._options.clients:
             rates, costs = [], []
             for _ in range(self._options.repeats):
                 cpu = cpu_seconds(process)

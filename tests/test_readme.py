@@ -30,12 +30,13 @@ def made_small(arguments: list[str]) -> list[str]:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """A folder of somebody's own text, where the README's commands look for it."""
-    folder = tmp_path / "my_texts"
-    folder.mkdir()
-    for number in range(60):
-        lines = [f"The {number}th story has {count} lines, and no more.\n" for count in range(40)]
-        (folder / f"{number}.txt").write_text("".join(lines))
+    """Folders of somebody's own text, where the README's commands look for them."""
+    for name, what in (("more_texts", "song"), ("my_texts", "story")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(60):
+            lines = [f"The {number}th {what} has {count} lines, no more.\n" for count in range(40)]
+            (folder / f"{number}.txt").write_text("".join(lines))
     return folder
 
 
