@@ -101,7 +101,8 @@ class StreamClient:
         """Makes a tokenizer known to the server; returns its SHA-256 in hexadecimal digits."""
         digest = hashlib.sha256(tokenizer_json.encode()).hexdigest()
         self._tokenizers[digest] = tokenizer_json
-        self._call(with_retries(self.urls, self._deadline(), lambda url: self._upload(url, digest)))
+        deadline = self._deadline()
+        self._call(with_retries(self.urls, deadline, lambda url: self._upload_to(url, digest)))
         return digest
 
     def open(
@@ -227,17 +228,20 @@ class StreamClient:
                 break
         return found
 
-    async def _upload(self, url: str, digest: str) -> None:
-        """Sends a tokenizer to one endpoint unless it is known there."""
+    async def _upload_to(self, url: str, digest: str) -> None:
+        async with connected(self._session, url) as socket:
+            await self._upload(socket, digest)
+
+    async def _upload(self, socket: aiohttp.ClientWebSocketResponse, digest: str) -> None:
+        """Sends a tokenizer to the server of a connection unless it is known there."""
         if digest not in self._tokenizers:
             message = f"tokenizer {digest} is unknown to the server; upload it first"
             raise StreamError("unknown_tokenizer", "plan.tokenizer.hash", message)
-        async with connected(self._session, url) as socket:
-            for content in ({"hash": digest}, {"json": self._tokenizers[digest]}):
-                await socket.send_json({"op": "tokenizer"} | content)
-                reply = await receive(socket)
-                if isinstance(reply, bytes) or reply.get("op") != "tokenizer":
-                    raise TransientError("the server answered something else")
-                if reply["known"]:
-                    return
+        for content in ({"hash": digest}, {"json": self._tokenizers[digest]}):
+            await socket.send_json({"op": "tokenizer"} | content)
+            reply = await receive(socket)
+            if isinstance(reply, bytes) or reply.get("op") != "tokenizer":
+                raise TransientError("the server answered something else")
+            if reply.get("known"):
+                return
         raise TransientError("the server forgot a tokenizer at once")

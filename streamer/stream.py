@@ -35,8 +35,8 @@ CLOSE_SECONDS = 5.0
 CHECK_SECONDS = 5.0
 """How often a waiting consumer looks whether its event loop is still there."""
 
-Upload = Callable[[str, str], Awaitable[None]]
-"""Makes the tokenizer with a hash known at an endpoint."""
+Upload = Callable[[aiohttp.ClientWebSocketResponse, str], Awaitable[None]]
+"""Makes the tokenizer with a hash known to the server of a connection."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +195,10 @@ class Stream:
             except StreamError as error:
                 if error.code != "unknown_tokenizer":
                     raise
-                await upload(url, self.plan["tokenizer"]["hash"])
-                raise TransientError("the tokenizer was uploaded again") from error
+                # Over the same connection: the next may lead to another replica.
+                await upload(socket, self.plan["tokenizer"]["hash"])
+                await socket.send_json(message)
+                await self._receive_opened(socket, credit)
             granting = asyncio.create_task(self._grant_credit(socket))
             try:
                 await self._receive_batches(socket)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 10.0
-DELAY_GROWTH = 1.5
+DELAY_SHARE = 0.2
 PERMANENT_TLS_REASONS = (
     "WRONG_VERSION_NUMBER",
     "HTTP_REQUEST",
@@ -191,10 +191,11 @@ async def with_retries(
 ) -> T:
     """The result of `attempt(url)`, tried on one endpoint after the other until the deadline.
 
-    Waits a random time before each new try, up to 0.1 s at first and 10 s in the end, and begins
-    anew whenever there was progress. Raises StreamError.
+    Waits a random time before each new try, from up to 0.1 s at first to up to 10 s in the end:
+    at most a fifth of what has been lost since the last progress, so that a server which comes
+    back is noticed soon. Raises StreamError.
     """
-    number, longest = 0, FIRST_DELAY_SECONDS
+    number, since = 0, time.monotonic()
     while True:
         url, num_advances = urls[number % len(urls)], deadline.num_advances
         try:
@@ -208,8 +209,9 @@ async def with_retries(
             if deadline.left_seconds <= 0:
                 raise deadline.error(urls) from fault
             deadline.note(f"{without_secrets(url)}: {fault or type(fault).__name__}")
-        went_forward = deadline.num_advances != num_advances
-        longest = FIRST_DELAY_SECONDS if went_forward else longest * DELAY_GROWTH
+        if deadline.num_advances != num_advances:
+            since = time.monotonic()
+        longest = max(FIRST_DELAY_SECONDS, (time.monotonic() - since) * DELAY_SHARE)
         delay = random.uniform(0, min(longest, LONGEST_DELAY_SECONDS))
         await asyncio.sleep(min(delay, deadline.left_seconds))
         number += 1
