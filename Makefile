@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test bench interop lint format type build clean
+.PHONY: help install install-dev run test bench interop soak lint format type build clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ INTEROP_PYTHON ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13*
 	$(INTEROP_PYTHON) -m venv .interop
 	.interop/bin/python -m pip install --quiet --requirement tests/interop/requirements.txt
 	touch $@
+
+# How long `make soak` may take, in minutes
+MINUTES ?= 20
+
+soak: install-dev ## Faults, floods and reconnects for MINUTES (20); figures against their bounds
+	$(RUN) tests/soak/soak.py --minutes $(MINUTES)
 
 lint: install-dev ## Style
 	$(VENV)/bin/ruff check .

@@ -133,7 +133,7 @@ class Metrics:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.num_tokens = self.num_frames = self.num_bytes = self.num_opens = 0
-        self.num_connections = 0
+        self.num_connections = self.num_samples = 0
         self.num_source_requests = self.num_source_retries = self.num_source_bytes = 0
         self.num_shards_prepared = self.num_skipped_documents = 0
         self.shard_prepare_seconds = 0.0

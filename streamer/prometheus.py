@@ -19,6 +19,7 @@ def prometheus(metrics: Metrics) -> str:
         ("tokens_sent_total", "counter", "Tokens sent.", "", metrics.num_tokens),
         ("frames_sent_total", "counter", "Data frames sent.", "", metrics.num_frames),
         ("bytes_sent_total", "counter", "Bytes of data frames.", "", metrics.num_bytes),
+        ("samples_sent_total", "counter", "Texts sent to clients of EIR.", "", metrics.num_samples),
         ("opens_total", "counter", "Streams opened.", "", metrics.num_opens),
         ("streams_open", "gauge", "Streams open now.", "", len(list(metrics.streams()))),
         (

@@ -112,7 +112,8 @@ async def _serve_library(
         port = await gate.listen(options.host, options.port)
         host = f"[{options.host}]" if ":" in options.host else options.host
         url = f"{'wss' if tls else 'ws'}://{host}:{port}{PATH}"
-        event(log, logging.INFO, "listening", url=url, tokens=len(tokens))
+        access = f"{len(tokens)} tokens" if len(tokens) else "open"
+        event(log, logging.INFO, "listening", url=url, access=access)
         print(f"listening on {url}", flush=True)
         await stop.wait()
         event(log, logging.INFO, "stopping", streams=len(list(metrics.streams())))

@@ -56,8 +56,7 @@ class EirConnection:
         self._record = record or ConnectionRecord("", "eir")
         self._messages: asyncio.Queue[WSMessage] = asyncio.Queue(WAITING_MESSAGES)
         self._session: Session | None = None
-        self._is_closing = False
-        self._is_stopping = False
+        self._is_closing = self._is_stopping = False
         self._num_errors = 0
         self._num_heartbeats = 0
         self._was_asked = False
@@ -139,8 +138,8 @@ class EirConnection:
             session = self._sessions.attach(Wish.parse(self._query), self._library, self)
             self._session = session
         except TimeoutError:
-            silence = bad_field("handshake", f"did not come within {seconds:g} s")
-            await self._end(WSCloseCode.POLICY_VIOLATION, silence)
+            late = bad_field("handshake", f"did not come within {seconds:g} s")
+            await self._end(WSCloseCode.POLICY_VIOLATION, late)
         except RequestError as error:
             await self._end(WSCloseCode.TRY_AGAIN_LATER if error.retry else code, error)
         else:
@@ -225,6 +224,7 @@ class EirConnection:
             samples = [first]
         else:
             samples = await session.take(self, count)
+        self._library.metrics.num_samples += len(samples)
         if samples:
             await self._send_text(await self._library.quickly(lambda: data_message(samples)))
         else:
