@@ -76,7 +76,8 @@ class Handler(web.RequestHandler):
 
     def abort_later(self, seconds: float) -> None:
         """Lets what is still to be sent be sent, but does not wait for ever."""
-        self._lingering = asyncio.get_running_loop().call_later(seconds, self.abort)
+        if self.transport is not None:  # else it is over, and a timer would only keep it alive
+            self._lingering = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tells the gate."""

@@ -12,7 +12,7 @@ What is too much, and what a client is told. Limits with a name may be set by th
 |---|---|---|
 | no token, or a wrong one | | HTTP 401 |
 | `connections`, `connections_per_address` | 256, 128 | HTTP 503 with Retry-After |
-| `unfinished` TCP connections without a request | 128 | the oldest is cut off |
+| `unfinished` TCP connections without a request | 1,024 | the oldest is cut off |
 | `handshake_seconds` until a WebSocket, or the end of a page | 10 s | cut off |
 | a request that is no HTTP, or with a header above 8,190 bytes | | HTTP 400 |
 | `failures_per_second` of one address, `failures_at_once` | 50, 200 | its next ones wait |
@@ -95,7 +95,7 @@ class Limits:
     """WebSockets at once."""
     connections_per_address: int = 128
     """WebSockets at once of one address: 64 ranks behind one router have two each."""
-    unfinished: int = 128
+    unfinished: int = 1024
     """TCP connections that have not become a WebSocket yet; the oldest makes room."""
     handshake_seconds: float = 10.0
     """Time from a TCP connection to its WebSocket, or to the end of its page."""

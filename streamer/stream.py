@@ -232,6 +232,7 @@ class Stream:
         progress = None
         while True:
             message = await receive(socket)
+            self._deadline.hear()
             if isinstance(message, bytes) or message["op"] != "preparing":
                 return message
             if message.get("progress") != progress:

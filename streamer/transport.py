@@ -14,7 +14,7 @@ import aiohttp
 
 from streamer.access import TOKEN_VARIABLE, without_secrets
 from streamer.errors import one_line
-from streamer.protocol import HEARTBEAT_SECONDS, MAX_FRAME_BYTES, SUBPROTOCOL
+from streamer.protocol import HEARTBEAT_SECONDS, MAX_FRAME_BYTES, PREPARING_SECONDS, SUBPROTOCOL
 
 T = TypeVar("T")
 
@@ -22,6 +22,9 @@ CONNECT_SECONDS = 10.0
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 10.0
 DELAY_SHARE = 0.2
+SILENCE_SHARE = 0.5
+"""Part of the deadline without a message that is owed, after which the connection is at fault."""
+SHORTEST_SILENCE_SECONDS = 3 * PREPARING_SECONDS
 PERMANENT_TLS_REASONS = (
     "WRONG_VERSION_NUMBER",
     "HTTP_REQUEST",
@@ -147,15 +150,19 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.num_advances = 0
-        self._since = time.monotonic()
+        self._since = self._heard = time.monotonic()
         self._paused = False
         self._last_fault = ""
 
     def advance(self, *, paused: bool = False) -> None:
         """Begins anew; `paused` until the next advance."""
         self.num_advances += 1
-        self._since = time.monotonic()
+        self._since = self._heard = time.monotonic()
         self._paused = paused
+
+    def hear(self) -> None:
+        """Notes a message, which need not be progress."""
+        self._heard = time.monotonic()
 
     @property
     def left_seconds(self) -> float:
@@ -180,8 +187,18 @@ class Deadline:
         return self._paused
 
     async def watch(self, timeout: asyncio.Timeout) -> None:
-        """Ends `timeout` when the deadline is over."""
-        while (left := self.left_seconds) > 0:
+        """Ends an attempt when the deadline is over, or when its connection has fallen silent.
+
+        Heartbeats do not tell of that: where a bit of a message's length was flipped, the answers
+        to our pings are taken for the rest of the message.
+        """
+        began = time.monotonic()
+        patience = max(self.seconds * SILENCE_SHARE, SHORTEST_SILENCE_SECONDS)
+        while True:
+            silence = 0.0 if self._paused else time.monotonic() - max(began, self._heard)
+            left = min(self.left_seconds, patience - silence)
+            if left <= 0:
+                break
             await asyncio.sleep(min(left + 0.01, self.seconds / 4))
         timeout.reschedule(asyncio.get_running_loop().time())
 

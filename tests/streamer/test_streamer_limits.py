@@ -378,7 +378,7 @@ def test_unfinished_connections_do_not_lock_anybody_out(
     tokenizer_json: str,
     reference: str,
 ) -> None:
-    server = start_server(corpus, cache_dir=cache_dir)
+    server = start_server(corpus, "--limit=unfinished=128", cache_dir=cache_dir)
     with contextlib.ExitStack() as held, StreamClient([server.url], deadline_seconds=30) as client:
         silent = [held.enter_context(connect(server)) for _ in range(500)]
         client.upload_tokenizer(tokenizer_json)
