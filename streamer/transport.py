@@ -153,10 +153,12 @@ class Deadline:
         self._since = self._heard = time.monotonic()
         self._paused = False
         self._last_fault = ""
+        self._num_faults = 0
 
     def advance(self, *, paused: bool = False) -> None:
         """Begins anew; `paused` until the next advance."""
         self.num_advances += 1
+        self._num_faults = 0
         self._since = self._heard = time.monotonic()
         self._paused = paused
 
@@ -174,12 +176,15 @@ class Deadline:
     def note(self, fault: str) -> None:
         """Remembers why, for the error that may come of it."""
         self._last_fault = one_line(fault)
+        self._num_faults += 1
 
     def error(self, urls: Sequence[str]) -> StreamError:
         """What the user is told."""
         shown = ", ".join(without_secrets(url) for url in urls)
-        last = f" (last: {self._last_fault})" if self._last_fault else ""
-        return StreamError("deadline", "", f"no progress for {self.seconds:g} s from {shown}{last}")
+        text = f"no progress for {self.seconds:g} s from {shown}"
+        if self._last_fault:
+            text += f" ({self._num_faults} attempts failed, the last: {self._last_fault})"
+        return StreamError("deadline", "", text)
 
     @property
     def is_paused(self) -> bool:

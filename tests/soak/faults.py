@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-from stage import Server, Stage
+from stage import FaultProxy, Server, Stage, Toxics
 from streamer_harness import sha256
 
-from streamer.client import Batch, Stream
+from streamer.client import Batch, Stream, StreamClient
 
 NUM_RESTARTS = 5
 DOWN_SECONDS = 3.0
@@ -23,6 +23,8 @@ REPLICA_SECONDS, KILL_SECONDS = 60.0, 2.0
 GIL_SECONDS = 40
 STOP_SECONDS = 60.0
 FAIL_OVER_SECONDS = 30.0
+LINK_BYTES_PER_SECOND, LINK_LATENCY_SECONDS = 64_000.0, 0.2
+LINK_BATCHES, MOST_UNUSED_PERCENT = 400, 20.0
 START_SECONDS = 60.0
 
 
@@ -57,6 +59,27 @@ class Restart:
             else:
                 self.opened = time.monotonic()
                 return
+
+
+def link(stage: Stage) -> None:
+    """A slow line: how much of it is batches, once the first has come?"""
+    toxics = Toxics(LINK_LATENCY_SECONDS, LINK_BYTES_PER_SECOND)
+    server = stage.server()
+    with (
+        FaultProxy([server.port], lambda number: toxics) as proxy,
+        StreamClient([proxy.url], deadline_seconds=60) as client,
+    ):
+        client.upload_tokenizer(stage.tokenizer_json)
+        stream = stage.open(client)
+        batches, began = [next(stream)], time.monotonic()
+        batches += [next(stream) for _ in range(LINK_BATCHES)]
+        seconds = time.monotonic() - began
+        stream.close()
+    rate = sum(batch.tokens.nbytes for batch in batches[1:]) / seconds
+    unused = 100 * (1 - rate / LINK_BYTES_PER_SECOND)
+    note = f"of {LINK_BYTES_PER_SECOND:g} bytes/s, {LINK_LATENCY_SECONDS} s away"
+    stage.report.at_most("unused_percent", round(unused, 1), MOST_UNUSED_PERCENT, note)
+    stage.check(sha256(batches), len(batches))
 
 
 def restart(stage: Stage) -> None:

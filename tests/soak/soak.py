@@ -28,6 +28,7 @@ FEWEST_LONG_SECONDS = 180.0
 
 PHASES: dict[str, Callable[[Stage], None]] = {
     "restart": faults.restart,
+    "link": faults.link,
     "replicas": faults.replicas,
     "reconnects": growth.reconnects,
     "flood": flood.flood,

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "streamer")]
 
+from fault_proxy import FaultProxy as FaultProxy  # noqa: E402
+from fault_proxy import Toxics as Toxics  # noqa: E402
 from measure import Report  # noqa: E402
 from streamer_harness import ServerProcess, make_plan, sha256  # noqa: E402
 

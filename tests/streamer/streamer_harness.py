@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -121,46 +118,3 @@ async def ask(socket: Socket, message: Any) -> dict[str, Any]:
     text = message if isinstance(message, str) else json.dumps(message)
     await socket.send_str(text)
     return dict(json.loads(await socket.receive_str()))
-
-
-class Proxy:
-    """Passes bytes between a client and a server, and does what `harm` says to the latter's."""
-
-    def __init__(self, port: int, harm: Callable[[int, bytes], bytes | None]) -> None:
-        """`harm(number of bytes sent so far, chunk)` gives what to send, None for a reset."""
-        self.target, self.harm, self.num_sent, self.num_connections = port, harm, 0, 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"ws://127.0.0.1:{self.listener.getsockname()[1]}/ws"
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            self.num_connections += 1
-            server = socket.create_connection(("127.0.0.1", self.target))
-            threading.Thread(target=self.forward, args=(client, server), daemon=True).start()
-            threading.Thread(
-                target=self.forward, args=(server, client, self.harm), daemon=True
-            ).start()
-
-    def forward(self, source: socket.socket, sink: socket.socket, harm: Any = None) -> None:
-        try:
-            while data := source.recv(1 << 16):
-                if harm is not None:
-                    size, data = len(data), harm(self.num_sent, data)
-                    self.num_sent += size
-                    if data is None:
-                        break
-                sink.sendall(data)
-        except OSError:
-            pass
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def close(self) -> None:
-        self.listener.close()
