@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 RELIST_SECONDS = 60.0
 """A remote source is listed anew after this time at the earliest: clients open streams often. A
 file that changed meanwhile is noticed when it is read."""
+LIST_DEADLINE_SECONDS = 30.0
+"""A source that nobody has seen yet is given up sooner than one that served for days: whoever
+starts a server or a run waits for the answer, and most often there is no network."""
 RELIST_DEADLINE_SECONDS = 10.0
 """A store that does not answer is waited for no longer where an older list can be used."""
 
@@ -72,9 +75,10 @@ class Stores:
             return known.files
         store = self.of(address)
         limit = None if known is None else RELIST_DEADLINE_SECONDS
+        patience = limit or min(LIST_DEADLINE_SECONDS, self._patience.deadline_seconds)
         try:
             files = store.insist(
-                shown(address), lambda: store.in_time(lambda: store.find(address), limit), limit
+                shown(address), lambda: store.in_time(lambda: store.find(address), limit), patience
             )
         except SourceError as error:
             if known is None or not error.retry:
