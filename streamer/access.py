@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import os
 import secrets
 import ssl
 import stat
@@ -103,6 +104,17 @@ def read_tokens(path: Path, option: str = "--token-file") -> list[str]:
     if not 1 <= len(found) <= MAX_TOKENS:
         raise AccessError(f"{option} {path} holds {len(found)} tokens, not 1 to {MAX_TOKENS}")
     return found
+
+
+def client_token(token: str | None) -> str:
+    """What a client sends: `token`, or BABYGPT_STREAM_TOKEN of the environment where it is None.
+
+    Raises AccessError for one that cannot be sent.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+    if not is_plain(token):
+        raise AccessError("a token has no blanks and is ASCII")
+    return token
 
 
 def is_plain(token: str) -> bool:

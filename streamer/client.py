@@ -6,20 +6,19 @@ credit for, and grants more as its consumer takes them.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
-import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 from aiohttp import hdrs
 
-from streamer.access import TOKEN_VARIABLE, AccessError, client_context, is_plain
+from streamer.access import AccessError, client_context, client_token
+from streamer.background import Background
 from streamer.protocol import MAX_CREDIT
 from streamer.stream import Batch, Stream, StreamRequest
 from streamer.transport import (
@@ -33,14 +32,11 @@ from streamer.transport import (
 
 __all__ = ["Batch", "Stream", "StreamClient", "StreamError"]
 
-T = TypeVar("T")
-
 PAGE_DOCUMENTS = 1000
 PAGE_BYTES = 4 << 20
 AHEAD_BYTES = 2 << 20
 """Enough to hide the way to a server in the same building, and nothing in memory."""
 FEWEST_AHEAD = 8
-CLOSE_SECONDS = 5.0
 SOCKET_CONNECT_SECONDS = 5.0
 
 
@@ -68,9 +64,10 @@ class StreamClient:
         if isinstance(urls, str) or not urls:
             raise ValueError("urls must be a list of at least one address")
         self.urls = list(urls)
-        self._token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
-        if not is_plain(self._token):
-            raise StreamError("unauthorized", "token", "a token has no blanks and is ASCII")
+        try:
+            self._token = client_token(token)
+        except AccessError as error:
+            raise StreamError("unauthorized", "token", str(error)) from error
         try:
             secure = ca_file is not None or any(url.startswith("wss:") for url in urls)
             self._tls = client_context(ca_file) if secure else True
@@ -79,30 +76,29 @@ class StreamClient:
         self.deadline_seconds = deadline_seconds
         self._tokenizers: dict[str, str] = {}
         self._streams: list[Stream] = []
-        self._closed = False
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="stream-client", daemon=True)
-        self._thread.start()
-        self._session = self._call(self._new_session())
+        self._background = Background("stream-client")
+        self._session = self._background.call(self._new_session())
 
     def info(self) -> dict[str, Any]:
         """What the server says of itself: version, protocol, limits, sources."""
-        return self._call(self._request({"op": "info"}, self._deadline()))
+        return self._background.call(self._request({"op": "info"}, self._deadline()))
 
     def documents(self, *, split: str, fraction: float, salt: str, max_documents: int) -> list[str]:
         """The first documents of a split in natural order, as raw text.
 
         Of several sources each gives its share by weight, as far as it has so many.
         """
-        return self._call(self._documents(split, fraction, salt, max_documents))
+        return self._background.call(self._documents(split, fraction, salt, max_documents))
 
     def upload_tokenizer(self, tokenizer_json: str) -> str:
         """Makes a tokenizer known to the server; returns its SHA-256 in hexadecimal digits."""
         digest = hashlib.sha256(tokenizer_json.encode()).hexdigest()
         self._tokenizers[digest] = tokenizer_json
         deadline = self._deadline()
-        self._call(with_retries(self.urls, deadline, lambda url: self._upload_to(url, digest)))
+        self._background.call(
+            with_retries(self.urls, deadline, lambda url: self._upload_to(url, digest))
+        )
         return digest
 
     def open(
@@ -129,9 +125,9 @@ class StreamClient:
             credit = min(max(credit, FEWEST_AHEAD), MAX_CREDIT)
         fields = {"plan": plan, "split": split, "cursor": cursor, "batch": batch, "rank": rank}
         request = StreamRequest(fields | {"world": world, "epochs": epochs}, credit)
-        stream = Stream(request, self.urls, self._deadline(), self._loop, self._session)
+        stream = Stream(request, self.urls, self._deadline(), self._background.loop, self._session)
         with self._lock:
-            if self._closed:
+            if self._background.is_closed:
                 raise StreamError("closed", "", "this client is closed")
             for known in self._streams:
                 if known.is_finished:
@@ -143,14 +139,12 @@ class StreamClient:
     def close(self) -> None:
         """Closes all streams and connections and ends the thread."""
         with self._lock:
-            if self._closed:
+            if self._background.is_closed:
                 return
             for stream in self._streams:
                 stream.close()
-            self._call(self._session.close())
-            self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CLOSE_SECONDS)
+            self._background.call(self._session.close())
+            self._background.close()
 
     def __enter__(self) -> StreamClient:
         return self
@@ -163,24 +157,8 @@ class StreamClient:
     ) -> None:
         self.close()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
-
     def _deadline(self) -> Deadline:
         return Deadline(self.deadline_seconds)
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._closed:
-            work.close()
-            raise StreamError("closed", "", "this client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()
 
     async def _new_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 from aiohttp import hdrs
 
-from streamer.access import TOKEN_VARIABLE, is_plain
+from streamer.access import AccessError, client_token
+from streamer.background import Background
 from streamer.eir.held_out import HeldOut
 from streamer.eir.samples import documents_of
 from streamer.eir.source import SampleSource, SourceOptions
-from streamer.eir.stream import EirRequest, EirStream, Split, wait_for
+from streamer.eir.stream import EirRequest, EirStream, Split
 from streamer.eir.tape import Tape
 from streamer.errors import RequestError
 from streamer.split import SPLITS
 from streamer.tokens import TextTokenizer
 from streamer.transport import StreamError
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +35,6 @@ MAX_BATCH_SIZE = 512
 """Samples a request; more are seconds of work for some servers, and megabytes of JSON."""
 DEFAULT_BATCH_SIZE = 256
 DEFAULT_CREDIT = 8
-CLOSE_SECONDS = 5.0
 SOCKET_CONNECT_SECONDS = 5.0
 
 
@@ -70,24 +66,22 @@ class EirClient:
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size must be from 1 to {MAX_BATCH_SIZE}")
         self._options = SourceOptions(url, batch_size, output, may_reset, deadline_seconds, notice)
-        self._token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
-        if not is_plain(self._token):
-            raise StreamError("unauthorized", "token", "a token has no blanks and is ASCII")
+        try:
+            self._token = client_token(token)
+        except AccessError as error:
+            raise StreamError("unauthorized", "token", str(error)) from error
         self._separator = separator
         self._held_out = HeldOut()
         self._tokenizers: dict[str, TextTokenizer] = {}
         self._streams: list[EirStream] = []
-        self._closed = False
         self._pool = ThreadPoolExecutor(1, "eir-tokens")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="eir-client", daemon=True)
-        self._thread.start()
-        self._session, self._tape = self._call(self._begin())
+        self._background = Background("eir-client")
+        self._session, self._tape = self._background.call(self._begin())
 
     def documents(self, *, split: str, fraction: float, salt: str, max_documents: int) -> list[str]:
         """The first documents of a split, as raw text; they are kept for training."""
         wanted = Split(_is_validation(split), fraction, salt)
-        return self._call(self._documents(wanted, max_documents))
+        return self._background.call(self._documents(wanted, max_documents))
 
     def upload_tokenizer(self, tokenizer_json: str) -> str:
         """Makes a tokenizer known, to this client; returns its SHA-256."""
@@ -142,19 +136,17 @@ class EirClient:
             epochs,
         )
         self._streams = [stream for stream in self._streams if not stream.is_closed]
-        self._streams.append(EirStream(request, self._tape, self._loop, self._pool))
+        self._streams.append(EirStream(request, self._tape, self._background.loop, self._pool))
         return self._streams[-1]
 
     def close(self) -> None:
         """Closes all streams and the connection and ends the threads."""
-        if self._closed:
+        if self._background.is_closed:
             return
         for stream in self._streams:
             stream.close()
-        self._call(self._end())
-        self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CLOSE_SECONDS)
+        self._background.call(self._end())
+        self._background.close()
         self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> EirClient:
@@ -167,18 +159,6 @@ class EirClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._closed:
-            work.close()
-            raise StreamError("closed", "", "this client is closed")
-        return wait_for(work, self._loop)
 
     async def _begin(self) -> tuple[aiohttp.ClientSession, Tape]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SOCKET_CONNECT_SECONDS)

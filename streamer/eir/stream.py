@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from streamer.background import wait_for
 from streamer.eir.held_out import HeldOut
 from streamer.eir.packing import Packed, Packer
 from streamer.eir.samples import documents_of
@@ -23,17 +23,6 @@ T = TypeVar("T")
 
 MAX_FRUITLESS_SAMPLES = 100_000
 """Samples in a row without one of the wanted split, after which there is none."""
-
-
-def wait_for(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
-    """The result of work in an event loop of another thread."""
-    future = asyncio.run_coroutine_threadsafe(work, loop)
-    try:
-        return future.result()
-    except (asyncio.CancelledError, concurrent.futures.CancelledError) as error:
-        raise StreamError("closed", "", "this stream is closed") from error
-    finally:
-        future.cancel()
 
 
 @dataclass(frozen=True)
