@@ -309,6 +309,11 @@ def test_the_server_speaks_it_where_no_subprotocol_is_offered(server: ServerProc
                 await client.send("[" + " " * MAX_MESSAGE_BYTES + "]")
                 await client.expect_close(1009)
             await (await Client.worker(http, server.url)).fetch(32)
+            metrics = server.url.replace("ws://", "http://").replace("/ws", "/metrics")
+            async with http.get(metrics) as answer:
+                lines = (await answer.text()).splitlines()
+        (sent,) = (line for line in lines if line.startswith("streamer_samples_sent_total "))
+        assert int(sent.split()[1]) >= 64
 
     asyncio.run(run())
 
