@@ -22,8 +22,7 @@ SHORTEST_SLOPE_SECONDS = 300.0
 
 def reconnects(stage: Stage) -> None:
     """Connections that open a stream, read two batches and close."""
-    server = stage.server()
-    stage.client(server).close()
+    server = stage.server(cache="reconnects")
     warm_up(stage, server)
     before = settled_usage(server.process.pid)
     began = time.monotonic()
@@ -49,7 +48,13 @@ def connect(stage: Stage, server: Server, times: int) -> None:
 
 
 def warm_up(stage: Stage, server: Server) -> None:
-    """Some at once, so that all threads a server may have are there, then one by one."""
+    """All shards, read and tokenized by this server; clients at once, then one by one.
+
+    Then all threads that it may have are there, and all that it keeps at hand.
+    """
+    with stage.client(server) as client:
+        for _ in stage.open(client, epochs=1):
+            pass
     with ThreadPoolExecutor(NUM_CLIENTS) as pool:
         for done in [pool.submit(connect, stage, server, 5) for _ in range(2 * NUM_CLIENTS)]:
             done.result()
@@ -106,8 +111,7 @@ class Coming:
 
 def long(stage: Stage, seconds: float) -> None:
     """Eight clients that come and go for as long as there is time."""
-    server = stage.server()
-    stage.client(server).close()
+    server = stage.server(cache="long")
     warm_up(stage, server)
     before = settled_usage(server.process.pid)
     stage.report.say(f"{NUM_CLIENTS} clients for {seconds:.0f} s")
