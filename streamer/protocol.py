@@ -15,7 +15,7 @@ What is too much, and what a client is told. Limits with a name may be set by th
 | `unfinished` TCP connections without a request | 1,024 | the oldest is cut off |
 | `handshake_seconds` until a WebSocket, or the end of a page | 10 s | cut off |
 | a request that is no HTTP, or with a header above 8,190 bytes | | HTTP 400 |
-| `failures_per_second` of one address, `failures_at_once` | 50, 200 | its next ones wait |
+| `failures_per_second` of one address, `failures_at_once` | 20, 100 | its next ones wait |
 | a subprotocol that is unknown | | `bad_request`, close 1002 |
 | frames against RFC 6455 | | close 1002 |
 | a binary message | | close 1003 |
@@ -99,9 +99,9 @@ class Limits:
     """TCP connections that have not become a WebSocket yet; the oldest makes room."""
     handshake_seconds: float = 10.0
     """Time from a TCP connection to its WebSocket, or to the end of its page."""
-    failures_per_second: float = 50.0
+    failures_per_second: float = 20.0
     """Connections of one address that may come to nothing; further ones have to wait."""
-    failures_at_once: int = 200
+    failures_at_once: int = 100
     """The same before anyone has to wait: a cluster that restarts is no attack."""
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     """Silence after which a client is asked for a sign of life, due within half that time."""
