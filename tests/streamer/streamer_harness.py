@@ -1,4 +1,4 @@
-"""What the tests of the streamer share: servers, conversations, a proxy that does harm."""
+"""What the tests of the streamer share: servers and conversations."""
 
 from __future__ import annotations
 

@@ -86,6 +86,16 @@ class TestLines:
             through(proxy, plan, tokenizer_json)
         assert caught.value.code == "corrupt_frame"
 
+    @pytest.mark.parametrize("place", [-20, -8, 2, 15, 50, 62])
+    def test_a_damaged_answer_is_not_believed(
+        self, proxied: Any, plan: dict[str, Any], tokenizer_json: str, reference: str, place: int
+    ) -> None:
+        """In the plan, its hash, or the cursor of the message that opens a stream."""
+        toxics = Toxics(marker=b'"plan_id"', flip_at_byte=place)
+        proxy = proxied(harmed(1, lambda n: toxics))
+        assert through(proxy, plan, tokenizer_json)[0] == reference
+        assert proxy.num_faults == 1
+
     def test_a_flipped_length_is_noticed_although_the_line_lives(
         self,
         proxied: Any,
@@ -369,6 +379,7 @@ class TestServers:
                     call()
                 assert caught.value.code == "deadline"
                 assert url in str(caught.value)
+                assert "attempts failed" in str(caught.value)
                 assert "\n" not in str(caught.value)
             assert time.monotonic() - began >= 3
 
