@@ -182,14 +182,6 @@ Frame = tuple[dict[str, Any], TokenArray, NDArray[np.int32]]
 """The header, rows (B, T + 1) and lengths (B,) of a data frame."""
 
 
-def decode_frame(frame: bytes) -> Frame:
-    """The only frame of a message; raises FrameError."""
-    frames = list(decode_frames(frame))
-    if len(frames) != 1:
-        raise FrameError(f"{len(frames)} frames instead of one")
-    return frames[0]
-
-
 def decode_frames(message: bytes) -> Iterator[Frame]:
     """The frames of a message; raises FrameError at the first that is damaged."""
     position = 0

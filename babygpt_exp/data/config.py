@@ -144,16 +144,11 @@ class MixConfig(EmbeddedConfig):
 
 
 @dataclass
-class RemoteConfig(DataConfig):
-    """`data=remote`: a streamer that runs already."""
+class ServerConfig(DataConfig):
+    """What options have whose text comes from a server that runs already."""
 
     url: str
-    """Its address, as `python -m streamer` prints it: ws://HOST:PORT/ws."""
-    token_file: str | None
-    """File whose first line is the token that the streamer asks for; null takes the environment
-    variable BABYGPT_STREAM_TOKEN, if there is one."""
-    ca_file: str | None
-    """PEM certificates that a wss:// address is verified against; null takes the system's."""
+    """Its address, ws://HOST:PORT/ws, as `python -m streamer` prints it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,6 +163,17 @@ class RemoteConfig(DataConfig):
     def urls(self) -> list[str]:
         return [self.url]
 
+
+@dataclass
+class RemoteConfig(ServerConfig):
+    """`data=remote`: a streamer."""
+
+    token_file: str | None
+    """File whose first line is the token that the streamer asks for; null takes the environment
+    variable BABYGPT_STREAM_TOKEN, if there is one."""
+    ca_file: str | None
+    """PEM certificates that a wss:// address is verified against; null takes the system's."""
+
     def client(
         self, urls: list[str], token: str | None, say: Callable[[str], None]
     ) -> StreamClient | EirClient:
@@ -177,12 +183,12 @@ class RemoteConfig(DataConfig):
 
 
 @dataclass
-class EirConfig(DataConfig):
-    """`data=eir`: any server of EIR's protocol 1.0. It decides the order, and can not go back."""
+class EirConfig(ServerConfig):
+    """`data=eir`: any server of EIR's protocol 1.0. It decides the order, and can not go back.
 
-    url: str
-    """Its address: ws://HOST:PORT/ws, with a query if it wants one. A token that it asks for
-    comes from the environment, BABYGPT_STREAM_TOKEN."""
+    A token that it asks for comes from the environment, BABYGPT_STREAM_TOKEN.
+    """
+
     batch_size: int
     """Samples a request. EIR's own text server loses text between two requests, so ask for
     many: of 512-word samples 2 % of the words at 64 a request, 0.3 % at 256."""
@@ -197,23 +203,10 @@ class EirConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        problems = []
-        if not self.url.startswith(("ws://", "wss://")):
-            problems.append(f"data.url={self.url} must start with ws:// or wss://")
         if not 1 <= self.batch_size <= MAX_BATCH_SIZE:
-            problems.append(
+            raise ValueError(
                 f"data.batch_size={self.batch_size} must be between 1 and {MAX_BATCH_SIZE}"
             )
-        if problems:
-            raise ValueError("; ".join(problems))
-
-    @property
-    def embedded_sources(self) -> list[str]:
-        return []
-
-    @property
-    def urls(self) -> list[str]:
-        return [self.url]
 
     def client(
         self, urls: list[str], token: str | None, say: Callable[[str], None]

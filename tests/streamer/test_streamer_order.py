@@ -14,8 +14,13 @@ from streamer.cursor import Cursor, Position, parse_cursor
 from streamer.errors import RequestError
 from streamer.fields import Fields
 from streamer.order import permutation, permutation_key, splitmix64
-from streamer.protocol import FrameError, decode_frame, encode_frame
+from streamer.protocol import Frame, FrameError, decode_frames, encode_frame
 from streamer.split import is_validation, split_documents
+
+
+def decode_frame(message: bytes) -> Frame:
+    (frame,) = decode_frames(message)
+    return frame
 
 
 def test_splitmix64_matches_its_published_outputs() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from streamer_harness import ServerProcess, Socket, ask, talk
 
-from streamer.protocol import decode_frame, decode_frames
+from streamer.protocol import decode_frames
 
 
 def test_twenty_errors_end_a_connection(server: ServerProcess) -> None:
@@ -88,7 +88,7 @@ def test_credit_is_obeyed_and_streams_share_a_connection(
 def test_the_end_is_told(server: ServerProcess, opening: dict[str, Any]) -> None:
     async def speech(socket: Socket) -> None:
         await ask(socket, opening | {"batch": 1000, "credit": 5, "epochs": 1})
-        header, rows, _ = decode_frame(await socket.receive_bytes())
+        ((header, rows, _),) = decode_frames(await socket.receive_bytes())
         end = json.loads(await socket.receive_str())
         assert end == {"op": "end", "stream": 3, "next": header["next"]}
         assert header["next"]["slot"] == len(rows)
