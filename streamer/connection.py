@@ -70,8 +70,8 @@ class Connection:
             async for message in self._socket:
                 await self._take(message)
                 await asyncio.sleep(0)  # what a client sends at once does not hold up the others
-        except ConnectionError:
-            log.debug("a client went while it was being answered")
+        except (ConnectionError, StoppingError):
+            log.debug("a client went, or the server stops, while it was being answered")
         finally:
             tasks = [*self._feed_tasks.values(), *self._requests]
             for task in tasks:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
 from streamer.blocks import Group
@@ -78,8 +78,18 @@ class Library:
         return self._num_characters + self.shelf.counters["fetched_bytes"]
 
     async def quickly(self, function: Callable[[], T]) -> T:
-        """Runs what takes no more than moments outside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._quick, function)
+        """Runs what takes no more than moments outside the event loop; raises StoppingError."""
+        return await self._run(self._quick, function)
+
+    async def _run(self, pool: Executor, function: Callable[[], T]) -> T:
+        try:
+            if self._stopping.is_set():
+                raise StoppingError
+            return await asyncio.get_running_loop().run_in_executor(pool, function)
+        except Exception as error:
+            if self._stopping.is_set():  # what it needs is closed already
+                raise StoppingError from error
+            raise
 
     async def listings(self) -> tuple[Listing, ...]:
         """The sources as they are now, listed anew where a file came, went or changed."""
@@ -127,8 +137,8 @@ class Library:
         found = self._texts.get(shard.fingerprint)
         self.metrics.count_cache("text", hit=found is not None)
         if found is None:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._preparing, self.shelf.read_shard, shard, listing.spec
+            found = await self._run(
+                self._preparing, lambda: self.shelf.read_shard(shard, listing.spec)
             )
             self._texts[shard.fingerprint] = found
             while len(self._texts) > KEPT_TEXT_SHARDS:
@@ -197,9 +207,7 @@ class Library:
 
         self.metrics.num_shards_preparing += 1
         try:
-            tokens, seconds = await asyncio.get_running_loop().run_in_executor(
-                self._preparing, work
-            )
+            tokens, seconds = await self._run(self._preparing, work)
         finally:
             self.metrics.num_shards_preparing -= 1
         self.metrics.count_cache("disk", hit=seconds is None)

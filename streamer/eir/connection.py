@@ -26,6 +26,7 @@ from streamer.logs import event
 from streamer.metrics import ConnectionRecord
 from streamer.protocol import MAX_CONTROL_BYTES, SUBPROTOCOL
 from streamer.sockets import GOODBYE_SECONDS, Sending, keep_alive
+from streamer.tokens import StoppingError
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class EirConnection:
         self._record = record or ConnectionRecord("", "eir")
         self._messages: asyncio.Queue[WSMessage] = asyncio.Queue(WAITING_MESSAGES)
         self._session: Session | None = None
-        self._is_closing = self._is_stopping = False
+        self._is_closing = False
         self._num_errors = 0
         self._num_heartbeats = 0
         self._was_asked = False
@@ -86,7 +87,6 @@ class EirConnection:
 
     async def say_goodbye(self) -> None:
         """Closes, as the server stops; the protocol has no word for it."""
-        self._is_stopping = True
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await self._socket.close(code=WSCloseCode.SERVICE_RESTART, message=b"stopping")
@@ -111,11 +111,9 @@ class EirConnection:
                     await self._refuse(error)
         except SourceError as error:
             await self._end(WSCloseCode.INTERNAL_ERROR, as_request_error(error))
-        except ConnectionError:
-            log.debug("a client went while it was being answered")
+        except (ConnectionError, StoppingError):
+            log.debug("a client went, or the server stops, while it was being answered")
         except Exception as error:
-            if self._is_stopping:
-                return  # the library is closed already
             log.exception("a bug in the streamer")
             bug = RequestError("internal", "", f"{type(error).__name__}; see the server's log")
             await self._end(WSCloseCode.INTERNAL_ERROR, bug)

@@ -17,7 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from streamer_harness import ServerProcess, epoch, make_plan, sha256
 
+from streamer.cache import TokenCache
 from streamer.client import StreamClient, StreamError
+from streamer.library import Library
+from streamer.sources.spec import SourceSpec
+from streamer.tokens import StoppingError
 
 Start = Callable[..., ServerProcess]
 
@@ -193,3 +197,25 @@ def test_the_event_loop_of_the_user_is_left_alone(client: StreamClient) -> None:
         return str(client.info()["protocol"])
 
     assert asyncio.run(inside()).startswith("babygpt")
+
+
+def test_what_is_asked_of_a_library_that_closes_is_given_up(corpus: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        library = Library([SourceSpec(str(corpus))], TokenCache(tmp_path / "cache"))
+        started, closed = threading.Event(), threading.Event()
+
+        def work() -> None:
+            started.set()
+            closed.wait(10)
+            raise OSError("its store is closed")
+
+        asked = asyncio.create_task(library.quickly(work))
+        await asyncio.to_thread(started.wait, 10)
+        library.close()
+        closed.set()
+        with pytest.raises(StoppingError):
+            await asked
+        with pytest.raises(StoppingError):
+            await library.listings()
+
+    asyncio.run(run())
