@@ -20,8 +20,9 @@ run: install ## The main job: a baby GPT from a live stream, about ten minutes o
 test: install-dev ## The tests
 	$(RUN) -m pytest
 
-bench: install ## How fast text becomes tokens here, and how fast they are served
+bench: install ## How fast tokens are made and served here, and how fast a baby GPT trains on them
 	$(RUN) -m streamer.bench
+	$(RUN) -m babygpt_exp.bench
 
 interop: install .interop/installed ## EIR's own eirtrain trains from our server; every word is accounted for
 	$(RUN) tests/interop/run.py .interop/bin
@@ -70,3 +71,15 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/installed-dev: $(VENV)/installed
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# A folder with nanoGPT's model.py and train.py, and what tests/peers/nanogpt.py should do with it
+NANOGPT ?=
+FIDELITY ?= --model nano --seeds 1,2,3
+
+.PHONY: fidelity against-eir
+fidelity: install ## arch=gpt2 learns as nanoGPT itself does: NANOGPT=FOLDER with its model.py
+	@test -f "$(NANOGPT)/model.py" || { echo 'name a checkout of nanoGPT: make fidelity NANOGPT=FOLDER' >&2; exit 1; }
+	$(RUN) tests/peers/nanogpt.py "$(NANOGPT)" $(FIDELITY)
+
+against-eir: install .interop/installed ## Ten minutes of EIR's own package, then ten of ours, on the same text
+	$(RUN) tests/peers/eir.py .interop/bin/python

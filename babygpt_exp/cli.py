@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,10 +21,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, one_line
+from babygpt_exp.folder import locked
 from babygpt_exp.options import CONF
+from babygpt_exp.resume import PRESET, check, with_saved_config
+from babygpt_exp.saved import SavedRun, read_run
 
 if TYPE_CHECKING:
     from babygpt_exp.config import Config
+    from babygpt_exp.record import Job
 
 
 def main() -> None:
@@ -33,6 +38,7 @@ def main() -> None:
     # a second busy process small models train several times as fast when they sleep instead.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        sys.argv[1:] = with_saved_config(sys.argv[1:])
         compose_and_run()
     except KeyboardInterrupt:
         leave(RunInterrupted("stopped by Ctrl-C"))
@@ -62,7 +68,7 @@ def explained(error: Exception) -> str:
     """An error of Hydra's in one line."""
     from babygpt_exp.explain import explain
 
-    return explain(error, sys.argv[1:])
+    return explain(error, [word for word in sys.argv[1:] if word != f"experiment={PRESET}"])
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -78,7 +84,7 @@ def compose_and_run(composed: DictConfig) -> float:
         except UserError:
             remove_empty(folder)
             raise
-        return run(config, folder)
+        return run(config, folder, resume=composed.get("resume") is not None)
     except (UserError, OSError) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN and not isinstance(error, RunInterrupted):
             raise UserError(one_line(error)) from error
@@ -100,11 +106,29 @@ def checked(composed: DictConfig) -> Config:
     return config
 
 
-def run(config: Config, folder: Path) -> float:
-    """Train in a folder that Hydra has made."""
-    from babygpt_exp.record import Job
+def run(config: Config, folder: Path, *, resume: bool) -> float:
+    """Train in a folder that Hydra has made, or go on with the run that is there."""
     from babygpt_exp.terminal import open_terminal
     from babygpt_exp.train import train
+
+    terminal = open_terminal()
+    with locked(folder, terminal.say):
+        job = new_job(folder)
+        if resume:
+            saved = read_run(folder)
+            lines = [*saved.damaged, *check(saved, config), saved.words(config)]
+            if saved.is_complete(config):
+                terminal.say(lines[-1])
+                return float(saved.summary["final_val_bpb"])
+            for line in lines:
+                terminal.say(line)
+            job = go_on(job, saved)
+        return train(config, job, terminal)
+
+
+def new_job(folder: Path) -> Job:
+    """The place of a run in a folder that Hydra has made."""
+    from babygpt_exp.record import Job
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
@@ -113,14 +137,21 @@ def run(config: Config, folder: Path) -> float:
         sweep = "_".join(Path(hydra_config.sweep.dir).parts[-2:])
         # What the user typed varies where it is not what the job got: seed=1,2 became seed=2.
         distinct = [override for override in overrides if override not in sys.argv]
-    job = Job(
+    return Job(
         folder=folder,
         overrides=overrides,
         distinct=distinct,
         run_id="_".join(folder.parts[-3 if sweep else -2 :]),
         sweep=sweep,
     )
-    return train(config, job, open_terminal())
+
+
+def go_on(job: Job, saved: SavedRun) -> Job:
+    """The job of a run that goes on: as it was, and what is typed now is added."""
+    typed = [word for word in job.overrides if word != f"experiment={PRESET}"]
+    names = {name: saved.summary[name] for name in job.names if name in saved.summary}
+    overrides = [*saved.summary.get("overrides", []), *typed]
+    return replace(job, overrides=overrides, saved=saved, **names)
 
 
 def remove_empty(folder: Path) -> None:

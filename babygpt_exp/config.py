@@ -37,8 +37,10 @@ class RunConfig:
     eval_every_tokens: int | None
     """Interval of evaluations on the validation split; null is an eighth of the run.
     The end of the run is always one, also of the next two intervals."""
-    eval_tokens: int
-    """Size of an evaluation: the first tokens of the validation split, the same each time."""
+    eval_tokens: int | None
+    """Size of an evaluation: the first tokens of the validation text, the same each time. Null
+    is all of it: tokens of two tokenizers hold other amounts of text, and only the same text
+    compares them."""
     sample_every_tokens: int | None
     """Interval of generated samples; null is a quarter of the run."""
     checkpoint_every_tokens: int | None
@@ -148,6 +150,7 @@ def load(composed: DictConfig) -> Config:
         raise ConfigError(missing(error)) from error
     assert isinstance(plain, dict)
     values: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    values.pop("resume", None)  # says where a run is, not what it is
     problems: list[str] = []
     known = {*GROUPS, "seed"}
     for key in values.keys() - known:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from babygpt_exp.errors import UserError
+
 SUMMARY_ROOM_BYTES = 16_384
 """Size of the first summary.json: room for the last one on a disk that has become full."""
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What file systems answer that know no locks, as some of clusters do."""
 
 
 class RunFolder:
@@ -24,8 +34,21 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.checkpoints = path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.previous_checkpoint = self.checkpoints / "previous.ckpt"
         self.best_checkpoint = self.checkpoints / "best.ckpt"
         self.streamer_log = path / "streamer.log"
+
+    def sync_rows(self) -> None:
+        """Bring what was logged to the disk itself, so that it outlives a loss of power."""
+        for path in (self.metrics, self.samples):
+            if path.exists():
+                sync(path)
+
+    def remove_unfinished(self) -> None:
+        """Take away what a killed process was writing."""
+        for place in (self.path, self.checkpoints):
+            for path in place.glob(".*.unfinished"):
+                path.unlink()
 
     def start_summary(self, summary: dict[str, Any]) -> None:
         """Write the first summary, filled up with blanks to SUMMARY_ROOM_BYTES."""
@@ -42,6 +65,30 @@ class RunFolder:
                 file.write(text.encode() + b" " * max(0, blanks) + b"\n")
 
 
+@contextmanager
+def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep a run's folder from every other process; UserError if one has it.
+
+    The kernel takes the lock away with the process, however it ends.
+    """
+    path = folder / ".lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(f"{folder} is in use: its run is going on in another process") from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        say("note: this file system has no locks; do not start two processes on one folder")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)  # and with it the lock
+
+
 def _json(summary: dict[str, Any]) -> str:
     return json.dumps(summary, indent=2)
 
@@ -56,9 +103,32 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+        sync(path.parent)
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """The same file under a second name, by rename: a link where the disk can, else a copy."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    try:
+        os.link(source, unfinished)
+    except OSError:
+        shutil.copyfile(source, unfinished)
+        sync(unfinished)
+    os.replace(unfinished, path)
+    unfinished.unlink(missing_ok=True)  # where both were one file, POSIX renames nothing
 
 
 def append_whole(path: Path, text: str) -> None:

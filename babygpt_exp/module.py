@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -15,6 +16,7 @@ from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
 from babygpt_exp.evaluation import Evaluation
 from babygpt_exp.model import build_model
+from babygpt_exp.model.loss import chunk_gradients, chunked_nats, plain_nats
 from babygpt_exp.optimizer import build_optimizer
 from babygpt_exp.schedule import multiplier
 from babygpt_exp.tokenizer import TextTokenizer
@@ -43,9 +45,21 @@ class GPTModule(L.LightningModule):
         self._validation_nats = torch.zeros(())
         self._nats: Callable[[Tensor, Tensor], Tensor] = self.model.forward
 
-    def compile_model(self) -> None:
-        """Compute losses by torch.compile from now on; shapes must not change."""
-        self._nats, self.compiled = torch.compile(self.model.forward, dynamic=False), True
+    def compile_model(self, device: torch.device) -> None:
+        """Compute losses by torch.compile from now on; shapes must not change.
+
+        On a GPU the compiler fuses the whole loss. On a CPU logits in chunks are faster, so that
+        the channels and the loss of a chunk are compiled, each by itself.
+        """
+        mode = self.config.hardware.compile_mode
+        model, compiled = self.model, partial(torch.compile, dynamic=False, mode=mode)
+        self.compiled = True
+        if device.type == "cuda":
+            self._nats = compiled(lambda x, y: model.nats(model.hidden(x), y, plain_nats))
+            return
+        hidden = compiled(model.hidden)
+        loss = partial(chunked_nats, gradients=compiled(chunk_gradients))
+        self._nats = lambda tokens, targets: model.nats(hidden(tokens), targets, loss)
 
     def nats(self, batch: MicroBatch) -> Tensor:
         """Sum of the nats of a batch's targets.
@@ -69,6 +83,15 @@ class GPTModule(L.LightningModule):
         self.tokens += batch.num_targets
         return nats / batch.share_targets
 
+    @property
+    def counters(self) -> tuple[int, Tensor, int]:
+        """What `training_step` counts; a step that was computed in part is undone by them."""
+        return self.tokens, self._loss_sum, self._loss_targets
+
+    @counters.setter
+    def counters(self, values: tuple[int, Tensor, int]) -> None:
+        self.tokens, self._loss_sum, self._loss_targets = values
+
     def take_loss(self) -> float:
         """Mean nats a token since the last call; waits for the device."""
         loss = float(self._loss_sum) / max(1, self._loss_targets)
@@ -78,11 +101,6 @@ class GPTModule(L.LightningModule):
     def is_finite(self) -> bool:
         """Whether all loss since the last `take_loss` is finite; waits for the device."""
         return bool(torch.isfinite(self._loss_sum))
-
-    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
-        """Note how far the stream was trained on."""
-        if batch.next is not None:
-            self.trainer.datamodule.cursor = batch.next  # type: ignore[attr-defined]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient: here, since Lightning refuses to with a fused optimizer."""
@@ -127,7 +145,7 @@ class GPTModule(L.LightningModule):
             self.config.optimizer,
             self.model,
             fused=self.config.precision.name != "16-mixed",
-            compile=self.compiled and self.device.type == "cuda",
+            compile=self.compiled,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_multiplier)
         return {

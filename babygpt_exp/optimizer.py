@@ -53,9 +53,12 @@ class MuonConfig(OptimizerConfig):
     """`optimizer=muon`: Muon for the matrices of the blocks, AdamW for all else."""
 
     embedding_lr: float
-    """Peak learning rate of token and position embeddings, by AdamW."""
+    """Peak learning rate of token and position embeddings, by AdamW, at `base_width`."""
     head_lr: float
-    """Peak learning rate of an untied head, by AdamW."""
+    """Peak learning rate of the head, by AdamW, at `base_width`."""
+    base_width: int
+    """Width at which the rates of embeddings and head hold; at others they are multiplied by
+    (width / base_width) ** -0.5 (nanochat's rule). Muon's steps need no such rule."""
     scalar_lr: float
     """Peak learning rate of gains and biases, by AdamW."""
     momentum: float
@@ -67,8 +70,9 @@ class MuonConfig(OptimizerConfig):
         super().__post_init__()
         if not 0 <= self.momentum < 1:
             raise ValueError(f"optimizer.momentum={self.momentum} must be at least 0 and below 1")
-        if self.num_iterations < 1:
-            raise ValueError(f"optimizer.num_iterations={self.num_iterations} must be at least 1")
+        for name in ("num_iterations", "base_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} must be at least 1")
 
 
 OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"muon": MuonConfig, "adamw": OptimizerConfig}
@@ -190,10 +194,10 @@ def build_optimizer(
 def muon_groups(config: MuonConfig, model: Decoder) -> list[dict[str, Any]]:
     """Parameters by kind: block matrices by shape for Muon, the rest for AdamW.
 
-    A head that is tied to the embedding is stepped with it, at the embedding's rate.
+    An embedding that is the head too is stepped at the head's rate.
     """
     shapes: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
-    for p in model.blocks().parameters():
+    for p in model.layers.parameters():
         if p.ndim == 2:
             shapes[tuple(p.shape)].append(p)
     muon = {
@@ -205,16 +209,18 @@ def muon_groups(config: MuonConfig, model: Decoder) -> list[dict[str, Any]]:
     }
     groups: list[dict[str, Any]] = [{"params": stack, **muon} for stack in shapes.values()]
     taken = {id(p) for stack in shapes.values() for p in stack}
+    width_rule = (model.embedding.embedding_dim / config.base_width) ** -0.5
     embeddings = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
     for params, lr in (
-        (embeddings, config.embedding_lr),
-        ([model.head().weight], config.head_lr),
+        ([model.lm_head.weight], config.head_lr * width_rule),
+        (embeddings, config.embedding_lr * width_rule),
         ([p for p in model.parameters() if p.ndim < 2], config.scalar_lr),
     ):
         params = [p for p in params if id(p) not in taken]
         taken.update(id(p) for p in params)
         if params:
-            adam = {"kind": "adamw", "lr": lr, "betas": config.betas, "weight_decay": 0.0}
-            groups.append({"params": params, **adam})
+            # "fused" keeps the step counts on the device when a state is loaded
+            adam = {"kind": "adamw", "fused": True, "betas": config.betas, "weight_decay": 0.0}
+            groups.append({"params": params, "lr": lr, **adam})
     assert len(taken) == len(list(model.parameters()))
     return groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from babygpt_exp.config import Config
 from babygpt_exp.errors import RunInterrupted, one_line
@@ -15,6 +15,7 @@ from babygpt_exp.tracking import RunLogger
 
 if TYPE_CHECKING:
     from babygpt_exp.callbacks.metrics import Metrics
+    from babygpt_exp.saved import SavedRun
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,21 @@ class Job:
     """Name of the run for W&B, unique and readable."""
     sweep: str | None
     """Name of the sweep that the run belongs to."""
+    saved: SavedRun | None = None
+    """What the folder has of the run already, if it goes on."""
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What a run that goes on must know of its beginning, for summary.json."""
+        return {"run_id": self.run_id, "sweep": self.sweep, "distinct": self.distinct}
 
 
 class Record:
     """A context that writes summary.json first and last, and closes the loggers truly.
 
     `loggers` and `metrics` are set when they exist; what they know at the end is recorded
-    also of a run that failed.
+    also of a run that failed. A run that goes on begins its record only when it has been put
+    back to its checkpoint: until then its folder stays as it was.
     """
 
     def __init__(self, config: Config, job: Job) -> None:
@@ -45,11 +54,18 @@ class Record:
         self.folder = RunFolder(job.folder)
         self.loggers: list[RunLogger] = []
         self.metrics: Metrics | None = None
-        self.summary = first_summary(config.seed, job.overrides)
+        self.summary = first_summary(config.seed, job.overrides) | job.names
+        self.has_begun = False
 
     def __enter__(self) -> Record:
-        self.folder.start_summary(self.summary)
+        if self.job.saved is None:
+            self.begin()
         return self
+
+    def begin(self) -> None:
+        """Write the first summary."""
+        self.has_begun = True
+        self.folder.start_summary(self.summary)
 
     def __exit__(
         self,
@@ -72,4 +88,5 @@ class Record:
             for logger in self.loggers:
                 logger.finish(0 if error is None else 1, self.summary)
         finally:
-            self.folder.end_summary(self.summary)
+            if self.has_begun:
+                self.folder.end_summary(self.summary)

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from babygpt_exp.callbacks.checkpoints import Checkpoints
 from babygpt_exp.callbacks.metrics import Clock, Metrics
+from babygpt_exp.callbacks.resume import Resume
 from babygpt_exp.callbacks.samples import Samples
 from babygpt_exp.callbacks.stop import Stop, StopSignals
 from babygpt_exp.config import Config
@@ -29,6 +30,7 @@ from babygpt_exp.hardware import (
     keep_freed_memory,
 )
 from babygpt_exp.module import GPTModule
+from babygpt_exp.peak import measure_run_peak
 from babygpt_exp.record import Job, Record
 from babygpt_exp.terminal import Terminal, clock_text
 from babygpt_exp.tracking.config import WandbConfig
@@ -60,7 +62,7 @@ def train(config: Config, job: Job, terminal: Terminal) -> float:
         seed(config)
         with build(config, record, signals, terminal) as experiment:
             log_config(config, record, experiment, terminal)
-            fit(config, experiment, terminal)
+            fit(config, record, experiment, terminal)
     return report(record, experiment, terminal)
 
 
@@ -82,6 +84,7 @@ def build(
     micro = choose_micro_batch(
         config.hardware, machine, config.run.batch_tokens, config.model.context
     )
+    saved = record.job.saved
     with ExitStack() as stack:
         terminal.say("starting the streamer, making the tokenizer ...")
         data = StreamDataModule(
@@ -89,28 +92,32 @@ def build(
             micro_batch_tokens=micro,
             log_path=record.folder.streamer_log,
             say=terminal.say,
+            tokenizer=saved.tokenizer if saved is not None else None,
         )
         stack.callback(data.close)
         data.connect()
+        if saved is not None:
+            saved.check_stream(data)
         module = GPTModule(config, data.tokenizer)
         flops = flops_per_token(config.model, module.model)
         compiled, compile_words = choose_compile(
             config.hardware, machine, flops * config.run.max_tokens
         )
         if compiled:
-            module.compile_model()
+            module.compile_model(machine.device)
             stack.callback(torch._dynamo.reset)  # nothing compiled for the next job of a sweep
+        peak = measure_run_peak(machine, config.precision, flops * config.run.max_tokens)
         clock = Clock()
         metrics = Metrics(config, record.folder, clock, terminal)
+        metrics.flops_per_token, metrics.peak_flops = flops, peak
         checkpoints = Checkpoints(config, record.folder, clock)
         loggers = open_loggers(config, record, stack)
         record.loggers, record.metrics = loggers, metrics  # type: ignore[assignment]
-        callbacks = [
-            metrics,
-            Samples(config, clock, terminal),
-            checkpoints,
-            Stop(config, signals, checkpoints),
-        ]
+        samples = Samples(config, clock, terminal, signals)
+        stop = Stop(config, signals, checkpoints)
+        callbacks: list[L.Callback] = [metrics, checkpoints, samples, stop]
+        if saved is not None:
+            callbacks.append(Resume(config, record, saved, metrics, samples, checkpoints))
         trainer = new_trainer(config, machine.accelerator, micro, loggers, callbacks)
         total = sum(p.numel() for p in module.model.parameters())
         metrics.parameters = total
@@ -178,11 +185,15 @@ def log_config(config: Config, record: Record, experiment: Experiment, terminal:
     terminal.table("babygpt", experiment.facts)
 
 
-def fit(config: Config, experiment: Experiment, terminal: Terminal) -> None:
-    """Train to the budget."""
+def fit(config: Config, record: Record, experiment: Experiment, terminal: Terminal) -> None:
+    """Train to the budget, from the beginning or from a checkpoint."""
+    saved = record.job.saved
+    checkpoint = saved.checkpoint if saved is not None else None
     terminal.begin(config.run.num_steps)
     try:
-        experiment.trainer.fit(experiment.module, datamodule=experiment.data)
+        experiment.trainer.fit(
+            experiment.module, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True
+        )
     finally:
         terminal.end()
 
@@ -190,7 +201,9 @@ def fit(config: Config, experiment: Experiment, terminal: Terminal) -> None:
 def report(record: Record, experiment: Experiment, terminal: Terminal) -> float:
     """Say how it ended and where to look; returns the final bits a byte."""
     summary, folder = record.summary, record.folder
-    wandb_log = next(folder.path.glob("wandb/*run-*/run-*.wandb"), None)
+    wandb_log = max(
+        folder.path.glob("wandb/*run-*/run-*.wandb"), key=lambda p: p.stat().st_mtime, default=None
+    )
     rows = {
         "validation": f"{summary['final_val_loss']:.3f} nats a token = "
         f"{summary['final_val_bpb']:.4f} bits a byte",

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from babygpt_exp.model import ARCHITECTURES, ArchConfig
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS = 240
 """How long to wait for what must happen, also on a busy machine."""
@@ -44,6 +48,12 @@ QUIET = (*TINY, "logger=none", "run.sample_every_tokens=16384", "run.eval_every_
 
 ENDLESS = (*QUIET, "run.max_tokens=100_000_000", "run.log_every_tokens=1024")
 """A run that is still training whenever a test looks."""
+
+
+def architecture(option: str, **changes: Any) -> ArchConfig:
+    """`arch=option` with some of its values changed."""
+    values = OmegaConf.load(REPOSITORY / "conf" / "arch" / f"{option}.yaml")
+    return ARCHITECTURES[option](**{**values, **changes})
 
 
 def command(*arguments: str) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,16 @@ from babygpt_exp.typed import build, convert, nearest
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "hydra")
+    if path.parent.name not in ("ablation", "experiment", "hydra")
 )
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+PRESETS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for group in ("ablation", "experiment")
+    for path in (CONF / group).glob("*.yaml")
+)
+
+MISSING = {"experiment=ablation": ["data.source=a.txt"]}
+"""What a preset needs that has no default."""
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -36,8 +44,13 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", overrides=list(overrides))
 
 
+@cache
 def loaded(*overrides: str) -> Config:
     return load(composed(*overrides))
+
+
+def loaded_plain(preset: str) -> dict[str, Any]:
+    return loaded(preset, *MISSING.get(preset, [])).plain
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +96,16 @@ class TestOptions:
             if field.type == "float":
                 assert type(value) is float, field.name
 
-    @pytest.mark.parametrize("experiment", EXPERIMENTS)
-    def test_experiment_loads(self, experiment: str) -> None:
-        assert isinstance(loaded(f"experiment={experiment}"), Config)
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_preset_loads(self, preset: str) -> None:
+        assert loaded_plain(preset)
+
+    def test_every_ablation_changes_something(self) -> None:
+        default = loaded().plain
+        changed = {preset for preset in PRESETS if loaded_plain(preset) != default}
+        assert {preset for preset in PRESETS if "ablation=" in preset} - changed == {
+            "ablation=base"
+        }
 
     def test_an_override_wins_over_an_experiment(self) -> None:
         assert loaded("experiment=smoke", "run.eval_tokens=4096").run.eval_tokens == 4096
@@ -133,7 +153,7 @@ class TestOptions:
         self, mode: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("WANDB_MODE", mode)
-        assert loaded().logger.mode == mode  # type: ignore[attr-defined]
+        assert load(composed()).logger.mode == mode  # type: ignore[attr-defined]
 
     def test_numbers_may_be_written_in_other_ways(self) -> None:
         assert loaded("run.max_tokens=1e6").run.max_tokens == 1_000_000
@@ -262,7 +282,7 @@ class TestValues:
             ("run.prompts=Steven", "must be a list"),
             ("run.prompts=[1]", "must be text"),
             ("run.log_every_tokens=often", "must be a whole number"),
-            ("run.eval_tokens=null", "run.eval_tokens=None must be a whole number"),
+            ("run.max_tokens=null", "run.max_tokens=None must be a whole number"),
             ("hardware.compile=maybe", "must be one of: auto, True, False"),
             ("arch.qk_norm=1", "arch.qk_norm=1 must be true or false"),
             ("logger.mode=onlin", "must be one of: offline, online, disabled"),

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from babygpt_exp.folder import SUMMARY_ROOM_BYTES, RunFolder, append_whole, write_whole
+from babygpt_exp.errors import UserError
+from babygpt_exp.folder import (
+    SUMMARY_ROOM_BYTES,
+    RunFolder,
+    append_whole,
+    copy_whole,
+    locked,
+    write_whole,
+)
 from babygpt_exp.summary import STATUSES, first_summary, git_commit, versions
 
 PAGE = 4096
@@ -104,6 +115,61 @@ class TestAppendWhole:
         assert path.read_text() == "a\nc\n"
 
 
+class TestCopyWhole:
+    """A second name for a file."""
+
+    def test_takes_the_place_of_the_old(self, tmp_path: Path) -> None:
+        old, new, other = (tmp_path / name for name in ("old", "new", ".old.unfinished"))
+        for path in (old, new, other):  # what a killed process left is in nobody's way
+            path.write_text(path.name)
+        for _ in range(2):
+            copy_whole(new, old)
+        assert old.read_text() == "new"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "old"]
+
+    def test_stays_as_it_is_when_the_first_is_replaced(self, tmp_path: Path) -> None:
+        first, second = tmp_path / "first", tmp_path / "second"
+        write_whole(first, "one")
+        copy_whole(first, second)
+        write_whole(first, "two")
+        assert second.read_text() == "one"
+
+
+class TestLock:
+    """One process a folder."""
+
+    def test_second_is_refused_and_nothing_stays(self, tmp_path: Path) -> None:
+        with locked(tmp_path, print):
+            with pytest.raises(UserError, match="is in use"), locked(tmp_path, print):
+                pass
+            assert (tmp_path / ".lock").exists()
+        assert list(tmp_path.iterdir()) == []
+        with locked(tmp_path, print):
+            pass
+
+    def test_a_killed_process_has_no_lock(self, tmp_path: Path) -> None:
+        code = (
+            "import os, sys; from pathlib import Path; from babygpt_exp.folder import locked\n"
+            "with locked(Path(sys.argv[1]), print): os.kill(os.getpid(), 9)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
+        assert done.returncode == -9
+        assert (tmp_path / ".lock").exists()
+        with locked(tmp_path, print):
+            pass
+
+    def test_file_system_without_locks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_lock(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", no_lock)
+        said: list[str] = []
+        with locked(tmp_path, said.append):
+            assert len(said) == 1
+
+
 class TestSummary:
     """summary.json has room for its end."""
 
@@ -156,5 +222,6 @@ def test_paths_of_a_run(tmp_path: Path) -> None:
         "streamer.log",
         "checkpoints",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "checkpoints/best.ckpt",
     }

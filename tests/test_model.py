@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from experiment_harness import architecture
 from torch import Tensor
 
 from babygpt_exp.flops import flops_per_token
 from babygpt_exp.model import ARCHITECTURES, IGNORE, ArchConfig, Cache, Decoder, ModelConfig
 from babygpt_exp.model import build_model as build
-from babygpt_exp.model.gpt2 import GPT2Config
-from babygpt_exp.model.modern import ModernConfig
-from babygpt_exp.model.parts import rotary_table, rotate
+from babygpt_exp.model.eir import rotate_pairs
+from babygpt_exp.model.parts import attend_by_rows, rotary_table, rotate
 
 VOCABULARY, CONTEXT, WIDTH, LAYERS = 96, 32, 48, 2
+
+Turn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @pytest.fixture
@@ -53,6 +56,12 @@ def number(tensor: Tensor) -> float:
 class DecoderSuite:
     """The contract of `Decoder`; a subclass names an architecture."""
 
+    num_blocks = LAYERS
+    block_weights = 12 * WIDTH**2
+    """Weights of a block's matrices."""
+    margin = 0.05
+    """Nats that an untrained model may be away from a guess."""
+
     def arch(self) -> ArchConfig:
         raise NotImplementedError
 
@@ -85,7 +94,7 @@ class DecoderSuite:
         self, model: Decoder, tokens: Tensor, targets: Tensor
     ) -> None:
         mean = number(model(tokens, targets)) / targets.numel()
-        assert mean == pytest.approx(math.log(VOCABULARY), abs=0.05)
+        assert mean == pytest.approx(math.log(VOCABULARY), abs=self.margin)
 
     def test_gradients_reach_every_parameter(
         self, model: Decoder, tokens: Tensor, targets: Tensor
@@ -141,7 +150,7 @@ class DecoderSuite:
                 got.append(self.logits(model, tokens[:, start : start + piece], cache))
                 start += piece
         assert cache.length == sum(pieces)
-        assert len(cache.keys) == LAYERS
+        assert len(cache.keys) == self.num_blocks
         torch.testing.assert_close(torch.cat(got, dim=1), expected, rtol=1e-4, atol=1e-4)
 
     def test_ignored_targets_count_nothing(
@@ -161,12 +170,12 @@ class DecoderSuite:
         assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
     def test_num_matmul_parameters(self, model: Decoder) -> None:
-        blocks = LAYERS * 12 * WIDTH**2
+        blocks = self.num_blocks * self.block_weights
         assert model.num_matmul_parameters() == blocks + VOCABULARY * WIDTH
 
     def test_flops(self, model: Decoder, size: ModelConfig) -> None:
-        products = 6 * (LAYERS * 12 * WIDTH**2 + VOCABULARY * WIDTH)
-        attention = 12 * LAYERS * WIDTH * CONTEXT
+        products = 6 * (self.num_blocks * self.block_weights + VOCABULARY * WIDTH)
+        attention = 12 * self.num_blocks * WIDTH * CONTEXT
         assert flops_per_token(size, model) == products + attention
 
     def test_same_seed_same_weights(self, size: ModelConfig) -> None:
@@ -208,11 +217,11 @@ class TestModern(DecoderSuite):
     """`arch=modern`."""
 
     def arch(self) -> ArchConfig:
-        return ModernConfig("modern", qk_norm=True, softcap=15.0, rotary_base=10000.0)
+        return architecture("modern")
 
     def test_logits_are_capped(self, model: Decoder, tokens: Tensor) -> None:
         with torch.no_grad():
-            model.head().weight.mul_(1e5)
+            model.lm_head.weight.mul_(1e5)
         assert self.logits(model, tokens).abs().max() <= 15.0
 
     def test_has_no_biases_and_no_gains(self, model: Decoder) -> None:
@@ -221,32 +230,116 @@ class TestModern(DecoderSuite):
     def test_head_is_not_tied(self, model: Decoder) -> None:
         embeddings = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
         assert len(embeddings) == 1
-        assert model.head().weight is not embeddings[0].weight
+        assert model.lm_head.weight is not embeddings[0].weight
 
 
 class TestModernWithoutExtras(DecoderSuite):
     """`arch=modern arch.qk_norm=false arch.softcap=0`."""
 
     def arch(self) -> ArchConfig:
-        return ModernConfig("modern", qk_norm=False, softcap=0.0, rotary_base=100.0)
+        return architecture("modern", qk_norm=False, softcap=0.0, rotary_base=100.0)
+
+
+class TestLlama(DecoderSuite):
+    """`arch=llama`."""
+
+    def arch(self) -> ArchConfig:
+        return architecture("llama")
+
+    def test_has_gains_but_no_biases(self, model: Decoder) -> None:
+        gains = [p for p in model.parameters() if p.ndim == 1]
+        assert len(gains) == 2 * LAYERS + 1
+        assert all((gain == 1).all() for gain in gains)
+
+    def test_head_is_not_tied(self, model: Decoder) -> None:
+        assert model.lm_head.weight is not model.embedding.weight
+
+    def test_turns_as_the_paper_has_it(self, model: Decoder) -> None:
+        x = torch.randn(1, 1, CONTEXT, 8, generator=torch.Generator().manual_seed(2))
+        angles = torch.arange(CONTEXT)[:, None] * 10000.0 ** -(torch.arange(4) / 4)
+        turned = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones(()), angles)
+        cos, sin = rotary_table(CONTEXT, 8)
+        expected = torch.cat((turned.real, turned.imag), dim=-1)
+        torch.testing.assert_close(rotate(x, cos, -sin), expected)
+        assert torch.equal(model.get_buffer("sin"), -rotary_table(CONTEXT, WIDTH // 4)[1])
+
+
+class TestLlamaWithTiedHead(DecoderSuite):
+    """`arch=llama arch.tied_head=true`."""
+
+    def arch(self) -> ArchConfig:
+        return architecture("llama", tied_head=True)
+
+    def test_head_is_the_embedding(self, model: Decoder) -> None:
+        assert model.lm_head.weight is model.embedding.weight
+
+
+class TestEIR(DecoderSuite):
+    """`arch=eir`."""
+
+    num_blocks = 2 * LAYERS
+    block_weights = 16 * WIDTH**2
+    margin = 0.3
+
+    def arch(self) -> ArchConfig:
+        return architecture("eir")
+
+    @pytest.fixture
+    def tutorial(self) -> ModelConfig:
+        return ModelConfig(4, 512, 8, 512, batch_tokens=65_536, budget_tokens=65_536)
+
+    def test_size_and_cost_of_the_tutorial(self, tutorial: ModelConfig) -> None:
+        with torch.device("meta"):
+            model = build(tutorial, self.arch(), 8192)
+        assert sum(p.numel() for p in model.parameters()) == 38_035_968
+        assert flops_per_token(tutorial, model) == pytest.approx(251.7e6, rel=1e-3)
+
+    def test_initial_spread(self) -> None:
+        torch.manual_seed(1)
+        model = build(ModelConfig(4, 256, 4, 64, 64, 64), self.arch(), VOCABULARY)
+        found = {name: float(p.detach().std()) for name, p in model.named_parameters()}
+        for name, spread in {
+            "embedding.weight": 0.1 / 3**0.5,
+            "positions.weight": 1.0,
+            "lm_head.bias": 1 / 768**0.5,
+            "layers.0.attention.q.weight": 1 / 768**0.5,
+            "layers.7.attention.projection.weight": 0.02 / 16**0.5,
+            "layers.0.mlp.gate.weight": 0.02,
+            "layers.7.mlp.projection.weight": 0.02 / 16**0.5,
+        }.items():
+            assert found[name] == pytest.approx(spread, rel=0.15), name
+
+    def test_head_is_the_embedding(self, model: Decoder) -> None:
+        assert model.lm_head.weight is model.embedding.weight
+        assert model.lm_head.bias is not None
+
+    def test_starts_without_its_blocks(self, model: Decoder, tokens: Tensor) -> None:
+        positions = model.get_parameter("positions.weight")
+        plain = model.embedding(tokens) * WIDTH**0.5 + positions
+        expected = torch.nn.functional.rms_norm(plain, (WIDTH,))
+        torch.testing.assert_close(model.hidden(tokens), expected, rtol=1e-3, atol=1e-3)
+
+    def test_starts_by_predicting_the_token_itself(self, model: Decoder, tokens: Tensor) -> None:
+        chances = self.logits(model, tokens).softmax(-1)
+        assert number(chances.gather(-1, tokens[..., None]).mean()) > 2 / VOCABULARY
 
 
 class TestGPT2(DecoderSuite):
     """`arch=gpt2`."""
 
     def arch(self) -> ArchConfig:
-        return GPT2Config("gpt2", bias=False)
+        return architecture("gpt2", bias=False)
 
     def test_head_is_the_embedding(self, model: Decoder) -> None:
         tied = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-        assert any(m.weight is model.head().weight for m in tied)
+        assert any(m.weight is model.lm_head.weight for m in tied)
 
 
 class TestGPT2WithBiases(TestGPT2):
     """`arch=gpt2 arch.bias=true`."""
 
     def arch(self) -> ArchConfig:
-        return GPT2Config("gpt2", bias=True)
+        return architecture("gpt2", bias=True)
 
     def test_size_of_gpt2(self) -> None:
         size = ModelConfig(12, 768, 12, 1024, batch_tokens=1024, budget_tokens=1024)
@@ -259,30 +352,51 @@ def test_every_architecture_has_a_suite() -> None:
     suites: list[type[DecoderSuite]] = [
         TestModern,
         TestModernWithoutExtras,
+        TestLlama,
+        TestLlamaWithTiedHead,
+        TestEIR,
         TestGPT2,
         TestGPT2WithBiases,
     ]
     assert {suite().arch().name for suite in suites} == set(ARCHITECTURES)
 
 
+@pytest.mark.parametrize("turn", [rotate, rotate_pairs])
 class TestRotary:
-    """Rotary positions."""
+    """Rotary positions, of halves and of neighbours."""
 
-    def test_keeps_lengths(self) -> None:
+    def test_keeps_lengths(self, turn: Turn) -> None:
         x = torch.randn(2, 3, CONTEXT, 8, generator=torch.Generator().manual_seed(2))
         cos, sin = rotary_table(CONTEXT, 8)
-        torch.testing.assert_close(rotate(x, cos, sin).norm(dim=-1), x.norm(dim=-1))
+        torch.testing.assert_close(turn(x, cos, sin).norm(dim=-1), x.norm(dim=-1))
 
-    def test_products_depend_on_the_distance_alone(self) -> None:
+    def test_products_depend_on_the_distance_alone(self, turn: Turn) -> None:
         generator = torch.Generator().manual_seed(3)
         q, k = (torch.randn(8, generator=generator).expand(1, 1, CONTEXT, 8) for _ in range(2))
         cos, sin = rotary_table(CONTEXT, 8)
-        products = (rotate(q, cos, sin) @ rotate(k, cos, sin).mT)[0, 0]
+        products = (turn(q, cos, sin) @ turn(k, cos, sin).mT)[0, 0]
         for distance in (0, 1, 5):
             along = products.diagonal(-distance)
             torch.testing.assert_close(along, along[:1].expand_as(along), rtol=1e-4, atol=1e-4)
 
-    def test_position_zero_is_not_turned(self) -> None:
+    def test_position_zero_is_not_turned(self, turn: Turn) -> None:
         x = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(4))
         cos, sin = rotary_table(CONTEXT, 8)
-        assert torch.equal(rotate(x, cos[:1], sin[:1]), x)
+        assert torch.equal(turn(x, cos[:1], sin[:1]), x)
+
+
+def test_pairs_turn_against_halves() -> None:
+    x = torch.randn(2, 3, CONTEXT, 8, generator=torch.Generator().manual_seed(5))
+    cos, sin = rotary_table(CONTEXT, 8)
+    halves = torch.cat((x[..., 0::2], x[..., 1::2]), dim=-1)
+    turned = rotate(halves, cos, -sin)
+    expected = torch.stack(turned.chunk(2, dim=-1), dim=-1).flatten(-2)
+    torch.testing.assert_close(rotate_pairs(x, cos, sin), expected)
+
+
+@pytest.mark.parametrize("length", [1, 100, 128, 300])
+def test_attention_by_rows_is_attention(length: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(2, 3, length, 8, generator=generator) for _ in range(3))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(attend_by_rows(q, k, v), expected, rtol=1e-5, atol=1e-5)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from experiment_harness import architecture
 from torch import Tensor
 
 from babygpt_exp.model import ArchConfig, Decoder, ModelConfig, build_model
-from babygpt_exp.model.gpt2 import GPT2Config
-from babygpt_exp.model.modern import ModernConfig
 from babygpt_exp.optimizer import (
     Muon,
     MuonConfig,
@@ -27,9 +27,11 @@ from babygpt_exp.optimizer import (
 VOCABULARY = 64
 SIZE = ModelConfig(2, 32, 4, 16, batch_tokens=64, budget_tokens=640)
 ARCHITECTURES: dict[str, ArchConfig] = {
-    "modern": ModernConfig("modern", qk_norm=True, softcap=15.0, rotary_base=10000.0),
-    "gpt2": GPT2Config("gpt2", bias=False),
-    "gpt2-bias": GPT2Config("gpt2", bias=True),
+    "modern": architecture("modern"),
+    "llama": architecture("llama"),
+    "eir": architecture("eir"),
+    "gpt2": architecture("gpt2", bias=False),
+    "gpt2-bias": architecture("gpt2", bias=True),
 }
 MUON = MuonConfig(
     name="muon",
@@ -42,6 +44,7 @@ MUON = MuonConfig(
     scalar_lr=0.01,
     momentum=0.95,
     num_iterations=5,
+    base_width=32,
 )
 ADAMW = OptimizerConfig(name="adamw", betas=(0.9, 0.95), weight_decay=0.1, clip=1.0, lr=0.002)
 CONFIGS: dict[str, OptimizerConfig] = {"muon": MUON, "adamw": ADAMW}
@@ -182,7 +185,7 @@ class TestGroups:
         model = make_model()
         groups = muon_groups(MUON, model)
         by_muon = {id(p) for group in groups if group["kind"] == "muon" for p in group["params"]}
-        assert by_muon == {id(p) for p in model.blocks().parameters() if p.ndim == 2}
+        assert by_muon == {id(p) for p in model.layers.parameters() if p.ndim == 2}
         for group in groups:
             if group["kind"] == "muon":
                 assert len({p.shape for p in group["params"]}) == 1
@@ -191,10 +194,19 @@ class TestGroups:
         model = make_model()
         rates = {id(p): group["lr"] for group in muon_groups(MUON, model) for p in group["params"]}
         embeddings = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-        assert {rates[id(p)] for p in embeddings} == {0.03}
-        tied = any(p is model.head().weight for p in embeddings)
-        assert rates[id(model.head().weight)] == (0.03 if tied else 0.004)
+        assert rates[id(model.lm_head.weight)] == 0.004
+        untied = [p for p in embeddings if p is not model.lm_head.weight]
+        assert all(rates[id(p)] == 0.03 for p in untied)
         assert all(rates[id(p)] == 0.01 for p in model.parameters() if p.ndim < 2)
+
+    def test_rates_of_a_narrower_base(self, make_model: MakeModel) -> None:
+        narrow = dataclasses.replace(MUON, base_width=8)  # the models are four times as wide
+        model = make_model()
+        rates = {
+            id(p): group["lr"] for group in muon_groups(narrow, model) for p in group["params"]
+        }
+        assert rates[id(model.lm_head.weight)] == pytest.approx(0.002)
+        assert {rates[id(p)] for p in model.layers.parameters() if p.ndim == 2} == {0.02}
 
     def test_adamw_decays_matrices_only(self, make_model: MakeModel) -> None:
         optimizer = build_optimizer(ADAMW, make_model())
@@ -276,7 +288,7 @@ class TestState:
 
     def test_learns(self, make_model: MakeModel, name: str) -> None:
         model = make_model()
-        losses = train(model, build_optimizer(CONFIGS[name], model), range(100, 140))
+        losses = train(model, build_optimizer(CONFIGS[name], model), range(100, 200))
         assert losses[0] == pytest.approx(4.16, abs=0.2)
         assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
 

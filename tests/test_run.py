@@ -112,9 +112,9 @@ class TestFolder:
     def test_has_exactly_these_names(self, tiny_run: TinyRun) -> None:
         assert {path.name for path in tiny_run.folder.iterdir()} == NAMES
 
-    def test_checkpoints_are_last_and_best(self, tiny_run: TinyRun) -> None:
+    def test_checkpoints_are_last_previous_and_best(self, tiny_run: TinyRun) -> None:
         names = {path.name for path in (tiny_run.folder / "checkpoints").iterdir()}
-        assert names == {"last.ckpt", "best.ckpt"}
+        assert names == {"last.ckpt", "previous.ckpt", "best.ckpt"}
 
     def test_writes_nothing_else(self, tiny_run: TinyRun) -> None:
         assert {path.name for path in tiny_run.outcome.cwd.iterdir()} == {"outputs"}

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from experiment_harness import architecture
 from torch import Tensor
 
 from babygpt_exp.model import Decoder, ModelConfig, build_model
-from babygpt_exp.model.gpt2 import GPT2Config
-from babygpt_exp.model.modern import ModernConfig
 from babygpt_exp.sampling import SamplingConfig, draw, generate, keep_top_k
 
 VOCABULARY, CONTEXT = 40, 16
@@ -22,15 +21,12 @@ SAMPLING = SamplingConfig(num_auto=1, prompt_tokens=4, max_new_tokens=12, temper
 PROMPT = [3, 1, 4, 1, 5]
 
 
-@pytest.fixture(scope="module", params=["modern", "gpt2"])
+@pytest.fixture(scope="module", params=["modern", "llama", "gpt2", "eir"])
 def model(request: pytest.FixtureRequest) -> Decoder:
     """A model whose logits differ from token to token."""
-    arch = {
-        "modern": ModernConfig("modern", qk_norm=True, softcap=15.0, rotary_base=10000.0),
-        "gpt2": GPT2Config("gpt2", bias=False),
-    }[request.param]
     torch.manual_seed(1)
-    made = build_model(ModelConfig(2, 32, 4, CONTEXT, 64, 640), arch, VOCABULARY)
+    size = ModelConfig(2, 32, 4, CONTEXT, 64, 640)
+    made = build_model(size, architecture(request.param), VOCABULARY)
     with torch.no_grad():
         for p in made.parameters():
             p += 0.3 * torch.randn_like(p)

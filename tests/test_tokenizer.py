@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, trainers
 
 from babygpt_exp.errors import ConfigError
@@ -17,8 +19,12 @@ from babygpt_exp.tokenizer import (
     read_tokenizer,
     train_bpe,
 )
+from babygpt_exp.tokenizer.bpe import chunks
 
 DOCUMENTS = [f"Document {i}: the river ran over hill {i * i}.\r\n" * 3 for i in range(50)]
+
+WHOLE = train_bpe(400, DOCUMENTS, "none")
+WHOLE_SIZES = WHOLE.token_bytes("")
 
 
 def no_documents(count: int) -> list[str]:
@@ -35,7 +41,7 @@ class TestBPE:
             asked.append(count)
             return DOCUMENTS[:count]
 
-        tokenizer = obtain_tokenizer(BPEConfig("bpe", 300, 20), documents)
+        tokenizer = obtain_tokenizer(BPEConfig("bpe", 300, 20, "words"), documents)
         assert asked == [20]
         assert tokenizer.vocab_size == 300
         assert tokenizer.inner.id_to_token(tokenizer.end_of_text) == END_OF_TEXT
@@ -69,6 +75,35 @@ class TestBPE:
         tokenizer = train_bpe(300, DOCUMENTS)
         tokens = [tokenizer.end_of_text, *tokenizer.encode("river"), tokenizer.end_of_text]
         assert tokenizer.decode(tokens) == "river"
+
+
+class TestNoSplit:
+    """`tokenizer=bpe tokenizer.split=none`."""
+
+    def test_tokens_cross_every_border(self) -> None:
+        tokenizer = obtain_tokenizer(BPEConfig("bpe", 400, 50, "none"), lambda count: DOCUMENTS)
+        texts = [tokenizer.decode([token]) for token in range(257, tokenizer.vocab_size)]
+        assert any("ran over" in text for text in texts)
+        assert any(".\r\nDocument" in text for text in texts)
+        assert len(tokenizer.encode(DOCUMENTS[3])) < len(
+            train_bpe(400, DOCUMENTS).encode(DOCUMENTS[3])
+        )
+
+    def test_same_documents_same_file(self) -> None:
+        found = [train_bpe(320, documents, "none").json for documents in (DOCUMENTS, DOCUMENTS[:])]
+        assert found[0] == found[1]
+
+    @given(st.text() | st.lists(st.sampled_from([*DOCUMENTS, "\r\n", " ", "\0"])).map("".join))
+    def test_no_text_is_lost_and_every_byte_counts_once(self, text: str) -> None:
+        tokens = WHOLE.encode(text)
+        assert WHOLE.decode(tokens) == text
+        assert sum(WHOLE_SIZES[token] for token in tokens) == len(text.encode())
+
+    @given(st.text(" \nab\u3000", max_size=5000))
+    def test_it_is_trained_on_all_text_in_pieces(self, text: str) -> None:
+        pieces = list(chunks([text]))
+        assert "".join(pieces) == (text if text.strip() else "")
+        assert all(1 <= len(piece.split()) <= 512 for piece in pieces)
 
 
 class TestBytes:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -17,8 +18,10 @@ from babygpt_exp.config import Config
 from babygpt_exp.curve import training_curve
 from babygpt_exp.data.batches import MicroBatch
 from babygpt_exp.errors import UserError
+from babygpt_exp.flops import utilization
 from babygpt_exp.folder import RunFolder, write_whole
 from babygpt_exp.terminal import Terminal
+from babygpt_exp.tracking.files import History, numbers
 
 if TYPE_CHECKING:
     from babygpt_exp.data.module import StreamDataModule
@@ -54,8 +57,16 @@ class Clock:
         return self.seconds - self.paused_seconds
 
 
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, in MB of 10^6 bytes."""
+def peak_memory_mb(process_id: int | str = "self") -> float:
+    """Largest resident memory of a process so far, in MB of 10^6 bytes.
+
+    Linux says so in a file, of any process; its getrusage may count what the parent had before
+    this process was started, so that is asked only where there is no such file.
+    """
+    status = Path(f"/proc/{process_id}/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
@@ -65,8 +76,17 @@ def finite(number: float | None) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
+def median(values: list[float]) -> float | None:
+    """Over the logged intervals, so that compiling does not count."""
+    return statistics.median(values) if values else None
+
+
 class Metrics(L.Callback):
-    """Logs training loss, speed and waiting each interval, and every validation."""
+    """Logs training loss, speed and waiting each interval, and every validation.
+
+    Who knows the model sets `parameters` and `flops_per_token`, who knows the machine
+    `peak_flops`, its FLOP/s; without them there is no utilization.
+    """
 
     def __init__(self, config: Config, folder: RunFolder, clock: Clock, terminal: Terminal) -> None:
         self.config, self.folder, self.clock, self.terminal = config, folder, clock, terminal
@@ -75,9 +95,26 @@ class Metrics(L.Callback):
         self.validation: list[tuple[int, float]] = []
         self.best_bits_per_byte = math.inf
         self.parameters = 0
+        self.flops_per_token = 0.0
+        self.peak_flops: float | None = None
         self.last: dict[str, float] = {}
         self._speeds: list[float] = []
+        self._utilizations: list[float] = []
         self._mark = (0, 0.0, 0.0)
+
+    def go_on(self, history: History) -> None:
+        """Take over what the run has measured before."""
+        for row in map(numbers, history.rows):
+            self.last.update(row)
+            tokens = int(row["tokens"])
+            if "train/loss" in row:
+                self.train.append((tokens, row["train/loss"]))
+                self._speeds.append(row["perf/tokens_per_s"])
+            if "perf/mfu" in row:
+                self._utilizations.append(row["perf/mfu"])
+            if "val/loss" in row:
+                self.validation.append((tokens, row["val/loss"]))
+                self.best_bits_per_byte = min(self.best_bits_per_byte, row["val/bpb"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
@@ -110,21 +147,26 @@ class Metrics(L.Callback):
         elapsed = max(1e-9, self.clock.training_seconds - seconds)
         loss = module.take_loss()
         rate = module.learning_rate_multiplier(trainer.global_step - 1)
+        speed = (module.tokens - tokens) / elapsed
         row = {
             "train/loss": loss,
             "lr": self.config.optimizer.lr * rate,
-            "perf/tokens_per_s": (module.tokens - tokens) / elapsed,
+            "perf/tokens_per_s": speed,
             "perf/data_wait_frac": (data.waited_seconds - waited) / elapsed,
             "perf/memory_mb": peak_memory_mb(),
             "perf/stream_reconnects": float(data.reconnects),
         }
         if module.grad_norm is not None:
             row["grad_norm"] = float(module.grad_norm)
+        used = utilization(self.flops_per_token, speed, self.peak_flops)
+        if used is not None:
+            row["perf/mfu"] = used
+            self._utilizations.append(used)
         self._log(trainer, module, row)
         if not math.isfinite(loss):
             raise TrainingDiverged(self._advice(trainer.global_step))
         self.train.append((module.tokens, loss))
-        self._speeds.append(row["perf/tokens_per_s"])
+        self._speeds.append(speed)
         self._set_mark(module, data)
 
     def _advice(self, step: int) -> str:
@@ -158,21 +200,21 @@ class Metrics(L.Callback):
     def summary(self) -> dict[str, Any]:
         """What summary.json has of the measurements; None where there is none."""
         best = self.best_bits_per_byte
+        tokens = int(self.last.get("tokens", 0))
         return {
             "steps": int(self.last.get("step", 0)),
-            "tokens": int(self.last.get("tokens", 0)),
+            "tokens": tokens,
             "seconds": round(self.clock.seconds, 3),
             "final_train_loss": finite(self.last.get("train/loss")),
             "final_val_loss": finite(self.last.get("val/loss")),
             "final_val_bpb": finite(self.last.get("val/bpb")),
             "best_val_bpb": finite(best),
-            "tokens_per_s": self._tokens_per_second(),
+            "tokens_per_s": median(self._speeds),
+            "mfu": median(self._utilizations),
+            "flops_per_token": self.flops_per_token or None,
             "parameters": self.parameters,
+            "tokens_per_parameter": tokens / self.parameters if self.parameters else None,
         }
-
-    def _tokens_per_second(self) -> float | None:
-        """Median over the logged intervals, so that compiling does not count."""
-        return statistics.median(self._speeds) if self._speeds else None
 
     def _set_mark(self, module: GPTModule, data: StreamDataModule) -> None:
         self._mark = (module.tokens, self.clock.training_seconds, data.waited_seconds)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 
 from babygpt_exp.callbacks.metrics import Clock
+from babygpt_exp.callbacks.stop import StopSignals
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
 from babygpt_exp.sampling import generate
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 class Samples(L.Callback):
     """A round of samples each interval, and one at the end."""
 
-    def __init__(self, config: Config, clock: Clock, terminal: Terminal) -> None:
-        self.config, self.clock, self.terminal = config, clock, terminal
+    def __init__(
+        self, config: Config, clock: Clock, terminal: Terminal, signals: StopSignals
+    ) -> None:
+        self.config, self.clock, self.terminal, self.signals = config, clock, terminal, signals
         self.interval = config.run.interval_steps(config.run.sample_every_tokens, parts=4)
-        self.final: list[Sample] = []
 
     def on_train_batch_end(
         self,
@@ -34,17 +36,21 @@ class Samples(L.Callback):
         batch_idx: int,
     ) -> None:
         """Draw a round if the step is due."""
-        due = self.config.run.is_due(trainer.global_step, self.interval)
-        if batch.next is None or not due:
+        if batch.next is not None:
+            self.draw_if_due(trainer, pl_module)  # type: ignore[arg-type]
+
+    def draw_if_due(self, trainer: L.Trainer, module: GPTModule) -> None:
+        """Draw and log a round of the step that has just ended."""
+        if not self.config.run.is_due(trainer.global_step, self.interval):
             return
         with self.clock.pause():
-            module: GPTModule = pl_module  # type: ignore[assignment]
-            self.final = self._draw(trainer, module)
-            if not self.final:
+            with self.signals.leaving():
+                samples = self._draw(trainer, module)
+            if not samples:
                 return
             for logger in trainer.loggers:
-                logger.log_samples(self.final)  # type: ignore[attr-defined]
-            self.terminal.samples(self.final)
+                logger.log_samples(samples)  # type: ignore[attr-defined]
+            self.terminal.samples(samples)
 
     def _prompts(self, trainer: L.Trainer, module: GPTModule) -> list[tuple[str, list[int]]]:
         """Kind and tokens of each prompt; a text starts behind an end of text."""

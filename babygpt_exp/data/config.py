@@ -59,6 +59,17 @@ class DataConfig:
         return [str(SAMPLE)]
 
     @property
+    def validation_sources(self) -> list[str]:
+        """What a second one serves, whose whole text is for validation; none where that is held
+        out of the training text."""
+        return []
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Share of the training text's documents that is not trained on."""
+        return 0.0 if self.validation_sources else self.validation_fraction
+
+    @property
     def embedded_options(self) -> dict[str, Any]:
         """How that streamer reads them."""
         return {}
@@ -86,14 +97,33 @@ class EmbeddedConfig(DataConfig):
     """Column of a parquet file or field of a jsonl line that holds the text."""
     on_bad_document: str
     """`error` ends the run at a document that cannot be read and names it, `skip` leaves it out."""
+    validation_source: str | None
+    """Text to validate on, a source as those to train on: all of it, and nothing is held out of
+    those. Null holds out `validation_fraction` of them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        problems = []
         if self.on_bad_document not in ON_BAD_DOCUMENT:
-            raise ValueError(
+            problems.append(
                 f"data.on_bad_document={self.on_bad_document} must be one of "
                 f"{', '.join(ON_BAD_DOCUMENT)}"
             )
+        if self.validation_source in self.trained_on:
+            problems.append(
+                f"data.validation_source={self.validation_source} is trained on; name other text"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The sources to train on, without weights."""
+        return []
+
+    @property
+    def validation_sources(self) -> list[str]:
+        return [] if self.validation_source is None else [self.validation_source]
 
     @property
     def embedded_options(self) -> dict[str, Any]:
@@ -109,8 +139,12 @@ class LocalConfig(EmbeddedConfig):
     by URL: hf://, s3://, http://, https://."""
 
     @property
-    def embedded_sources(self) -> list[str]:
+    def trained_on(self) -> list[str]:
         return [self.source]
+
+    @property
+    def embedded_sources(self) -> list[str]:
+        return self.trained_on
 
 
 @dataclass
@@ -136,6 +170,10 @@ class MixConfig(EmbeddedConfig):
             problems.append(f"data.weights={self.weights} must be above 0")
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def trained_on(self) -> list[str]:
+        return self.sources
 
     @property
     def embedded_sources(self) -> list[str]:

@@ -23,8 +23,9 @@ from babygpt_exp.data.batches import MicroBatch, split
 from babygpt_exp.errors import StreamLostError, UserError
 from babygpt_exp.tokenizer import TextTokenizer, obtain_tokenizer
 from streamer.access import AccessError, new_token
-from streamer.client import StreamClient, StreamError
+from streamer.client import Stream, StreamClient, StreamError
 from streamer.eir.client import EirClient
+from streamer.eir.stream import EirStream
 from streamer.embedded import EmbeddedStreamer, EmbeddedStreamerError
 
 
@@ -40,12 +41,14 @@ class StreamDataModule(L.LightningDataModule):
         micro_batch_tokens: int,
         log_path: Path,
         say: Callable[[str], None],
+        tokenizer: TextTokenizer | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.rows = micro_batch_tokens // config.model.context
         self.log_path = log_path
         self.say = say
+        self._saved_tokenizer = tokenizer  # of a run that goes on; it is not made anew
         self.plan: dict[str, Any] | None = None
         self.cursor: dict[str, Any] | None = None
         self.waited_seconds = 0.0
@@ -60,25 +63,34 @@ class StreamDataModule(L.LightningDataModule):
 
         Raises UserError with one line if there is no streamer, no corpus or no tokenizer.
         """
-        data = self.config.data
         try:
-            urls, token = data.urls, None
-            if data.embedded_sources:
-                token = new_token()
-                server = EmbeddedStreamer(
-                    data.embedded_sources,
-                    token=token,
-                    log_path=self.log_path,
-                    **data.embedded_options,
-                )
-                urls = [self._open.enter_context(server).url]
-            self._client = data.client(urls, token, self.say)
-            self._open.callback(self._client.close)
-            self.tokenizer = obtain_tokenizer(self.config.tokenizer, self._documents)
+            self._client = self._connected(self._open, self.config.data.embedded_sources)
+            self.tokenizer = self._saved_tokenizer or obtain_tokenizer(
+                self.config.tokenizer, self._documents
+            )
             self._tokenizer_hash = self._client.upload_tokenizer(self.tokenizer.json)
             self.validation_batches = list(self._read_validation())
         except (StreamError, EmbeddedStreamerError, AccessError) as error:
             raise UserError(str(error)) from error
+
+    def _connected(
+        self, stack: ExitStack, sources: list[str], log_path: Path | None = None
+    ) -> StreamClient | EirClient:
+        """A client of a new streamer of `sources`, or without any of the one that runs already.
+
+        Leaving `stack` ends both.
+        """
+        data = self.config.data
+        urls, token = data.urls, None
+        if sources:
+            token = new_token()
+            server = EmbeddedStreamer(
+                sources, token=token, log_path=log_path or self.log_path, **data.embedded_options
+            )
+            urls = [stack.enter_context(server).url]
+        client = data.client(urls, token, self.say)
+        stack.callback(client.close)
+        return client
 
     def close(self) -> None:
         """End the streams, the client and the embedded streamer."""
@@ -96,13 +108,16 @@ class StreamDataModule(L.LightningDataModule):
         data = self.config.data
         return self.client.documents(
             split="train",
-            fraction=data.validation_fraction,
+            fraction=data.held_out_fraction,
             salt=data.validation_salt,
             max_documents=count,
         )
 
-    def new_plan(self, *, shuffled: bool) -> dict[str, Any]:
-        """What the streams of this run are made of; the server adds the sources."""
+    def new_plan(self, *, fraction: float, shuffled: bool) -> dict[str, Any]:
+        """What a stream of this run is made of; the server adds the sources.
+
+        `fraction` is the share of its documents that is validation text.
+        """
         data = self.config.data
         shuffle = {"shards": data.shuffle_shards, "seed": data.seed} if shuffled else None
         return {
@@ -113,36 +128,50 @@ class StreamDataModule(L.LightningDataModule):
                 "vocab_size": self.tokenizer.vocab_size,
             },
             "sequence_length": self.config.model.context,
-            "validation": {"fraction": data.validation_fraction, "salt": data.validation_salt},
+            "validation": {"fraction": fraction, "salt": data.validation_salt},
             "shuffle": shuffle,
         }
 
     def _read_validation(self) -> Iterator[MicroBatch]:
-        """The first `run.eval_tokens` of the validation split in their natural order."""
-        missing = max(1, self.config.run.eval_tokens // self.config.model.context)
-        stream = self.client.open(
-            plan=self.new_plan(shuffled=False), split="validation", batch=self.rows, epochs=1
-        )
-        token_bytes: torch.Tensor | None = None
-        for batch in stream:
-            batch = replace(batch, tokens=batch.tokens[:missing], lengths=batch.lengths[:missing])
-            if token_bytes is None:
-                text = self.tokenizer.decode(batch.tokens[0].tolist())
-                token_bytes = torch.tensor(self.tokenizer.token_bytes(text), dtype=torch.float64)
-            for part in split(batch, self.rows):
-                counted = part.targets[part.targets >= 0]
-                yield replace(part, text_bytes=float(token_bytes[counted].sum()))
-            missing -= len(batch.tokens)
-            if missing <= 0:
-                break
-        stream.close()
+        """The first `run.eval_tokens` of the validation text in their natural order, or all."""
+        with ExitStack() as stack:
+            stream = self._open_validation(stack)
+            stack.callback(stream.close)
+            limit = self.config.run.eval_tokens
+            missing = None if limit is None else max(1, limit // self.config.model.context)
+            token_bytes: torch.Tensor | None = None
+            for batch in stream:
+                rows = slice(missing)
+                batch = replace(batch, tokens=batch.tokens[rows], lengths=batch.lengths[rows])
+                if token_bytes is None:
+                    text = self.tokenizer.decode(batch.tokens[0].tolist())
+                    sizes = self.tokenizer.token_bytes(text)
+                    token_bytes = torch.tensor(sizes, dtype=torch.float64)
+                for part in split(batch, self.rows):
+                    counted = part.targets[part.targets >= 0]
+                    yield replace(part, text_bytes=float(token_bytes[counted].sum()))
+                if missing is not None:
+                    missing -= len(batch.tokens)
+                    if missing <= 0:
+                        break
+
+    def _open_validation(self, stack: ExitStack) -> Stream | EirStream:
+        """The stream of the validation text; leaving `stack` ends what only it needs."""
+        data, client, fraction = self.config.data, self.client, self.config.data.held_out_fraction
+        if data.validation_sources:
+            log_path = self.log_path.with_stem(f"{self.log_path.stem}-validation")
+            client = self._connected(stack, data.validation_sources, log_path)
+            client.upload_tokenizer(self.tokenizer.json)
+            fraction = 1.0
+        plan = self.new_plan(fraction=fraction, shuffled=False)
+        return client.open(plan=plan, split="validation", batch=self.rows, epochs=1)
 
     def train_dataloader(self) -> Iterator[MicroBatch]:
         """Micro-batches from the saved cursor on, without end."""
         run, data = self.config.run, self.config.data
         try:
             stream = self.client.open(
-                plan=self.plan or self.new_plan(shuffled=True),
+                plan=self.plan or self.new_plan(fraction=data.held_out_fraction, shuffled=True),
                 split="train",
                 cursor=self.cursor,
                 batch=run.batch_tokens // self.config.model.context,
@@ -159,8 +188,9 @@ class StreamDataModule(L.LightningDataModule):
             raise StreamLostError(f"{error}{hint}") from error
 
     def val_dataloader(self) -> DataLoader[MicroBatch]:
-        """The same batches for every validation."""
-        return DataLoader(self.validation_batches, batch_size=None)  # type: ignore[arg-type]
+        """The same batches for every validation; they take no random number from the training."""
+        batches: Any = self.validation_batches
+        return DataLoader(batches, batch_size=None, generator=torch.Generator())
 
     def transfer_batch_to_device(
         self, batch: MicroBatch, device: torch.device, dataloader_idx: int

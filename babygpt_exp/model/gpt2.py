@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from babygpt_exp.model.config import ArchConfig, ModelConfig
-from babygpt_exp.model.parts import Cache, Decoder, attend, split_heads
+from babygpt_exp.model.decoder import Decoder
+from babygpt_exp.model.parts import Cache, attend, split_heads
 
 
 @dataclass
@@ -72,14 +73,10 @@ class GPT2(Decoder):
     """Embedding and positions, blocks, norm, the embedding again as head."""
 
     def __init__(self, model: ModelConfig, arch: GPT2Config, vocab_size: int) -> None:
-        super().__init__()
-        self.context, self.num_heads = model.context, model.num_heads
-        self.embedding = nn.Embedding(vocab_size, model.width)
+        super().__init__(model, vocab_size, tied=True)
         self.positions = nn.Embedding(model.context, model.width)
         self.layers = nn.ModuleList(Block(model, arch, i) for i in range(model.num_layers))
         self.norm = nn.LayerNorm(model.width, bias=arch.bias)
-        self.lm_head = nn.Linear(model.width, vocab_size, bias=False)
-        self.lm_head.weight = self.embedding.weight
         self.apply(self._initialize)
 
     def _initialize(self, part: nn.Module) -> None:
@@ -92,12 +89,6 @@ class GPT2(Decoder):
             std = 0.02 / (2 * len(self.layers)) ** 0.5
             nn.init.normal_(part.projection.weight, std=std)
 
-    def blocks(self) -> nn.ModuleList:
-        return self.layers
-
-    def head(self) -> nn.Linear:
-        return self.lm_head
-
     def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         start = 0 if cache is None else cache.length
         positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
@@ -107,6 +98,3 @@ class GPT2(Decoder):
         if cache is not None:
             cache.length += tokens.size(1)
         return self.norm(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.lm_head(hidden).float()

@@ -8,16 +8,19 @@ Read it from the bottom: Modern, Block, MLP, Attention.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from babygpt_exp.model.config import ArchConfig, ModelConfig
+from babygpt_exp.model.decoder import Decoder
 from babygpt_exp.model.parts import (
     Cache,
-    Decoder,
     attend,
+    compute_type,
+    gated_width,
     rms_norm,
     rotary_table,
     rotate,
@@ -35,6 +38,21 @@ class ModernConfig(ArchConfig):
     """Logits are softcap * tanh(logits / softcap); 0 leaves them as they are (Gemma 2)."""
     rotary_base: float
     """Slowest wavelength of the rotary positions, in positions over 2 pi."""
+    embedding_norm: bool
+    """Norm after the embedding."""
+    activation: Literal["relu2", "gelu", "swiglu"]
+    """Inside the MLP: ReLU squared (https://arxiv.org/abs/2109.08668), GELU, or SwiGLU, which has
+    three matrices, narrower by a third (https://arxiv.org/abs/2002.05202)."""
+    zero_init: bool
+    """Projections into the residual stream start at zero, so that a block starts as identity."""
+    tied_head: bool
+    """The embedding is the head too."""
+    residual_scalars: bool
+    """Each block gets a * x + b * x0, with x0 the normed embedding and a, b learned
+    (https://github.com/KellerJordan/modded-nanogpt)."""
+    value_embeddings: bool
+    """Every other block, the last among them, adds an embedding of the token itself to the values,
+    by a learned gate a head (https://github.com/KellerJordan/modded-nanogpt)."""
 
     def __post_init__(self) -> None:
         if self.softcap < 0:
@@ -54,25 +72,48 @@ class Attention(nn.Module):
         self.v = nn.Linear(model.width, model.width, bias=False)
         self.projection = nn.Linear(model.width, model.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, cache: Cache | None
+    ) -> Tensor:
         q = rotate(split_heads(self.q(x), self.num_heads), cos, sin)  # (B, H, T, D)
         k = rotate(split_heads(self.k(x), self.num_heads), cos, sin)
-        v = split_heads(self.v(x), self.num_heads)
+        v = self.v(x) if extra is None else self.v(x) + extra
         if self.qk_norm:
             q, k = rms_norm(q), rms_norm(k)
-        return self.projection(attend(q, k, v, cache, self.layer))
+        return self.projection(attend(q, k, split_heads(v, self.num_heads), cache, self.layer))
 
 
 class MLP(nn.Module):
-    """Four times as wide inside, with ReLU squared (https://arxiv.org/abs/2109.08668)."""
+    """Four times as wide inside."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: str) -> None:
         super().__init__()
-        self.expansion = nn.Linear(width, 4 * width, bias=False)
-        self.projection = nn.Linear(4 * width, width, bias=False)
+        self.activation = activation
+        inner = gated_width(width) if activation == "swiglu" else 4 * width
+        self.expansion = nn.Linear(width, inner, bias=False)
+        self.gate = nn.Linear(width, inner, bias=False) if activation == "swiglu" else None
+        self.projection = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.projection(F.relu(self.expansion(x)).square())
+        inner = self.expansion(x)
+        if self.gate is not None:
+            return self.projection(F.silu(self.gate(x)) * inner)
+        return self.projection(
+            F.relu(inner).square() if self.activation == "relu2" else F.gelu(inner)
+        )
+
+
+class ValueEmbedding(nn.Module):
+    """What a token adds to the values of its position, by a gate that starts at 1."""
+
+    def __init__(self, model: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, model.width)
+        self.gate = nn.Parameter(torch.ones(model.num_heads))
+        self.head_width = model.head_width
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embedding(tokens) * self.gate.repeat_interleave(self.head_width)  # (B, T, C)
 
 
 class Block(nn.Module):
@@ -81,10 +122,21 @@ class Block(nn.Module):
     def __init__(self, model: ModelConfig, arch: ModernConfig, layer: int) -> None:
         super().__init__()
         self.attention = Attention(model, arch, layer)
-        self.mlp = MLP(model.width)
+        self.mlp = MLP(model.width, arch.activation)
+        self.scalars = nn.Parameter(torch.tensor([1.0, 0.1])) if arch.residual_scalars else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
-        x = x + self.attention(rms_norm(x), cos, sin, cache)
+    def forward(
+        self,
+        x: Tensor,
+        x0: Tensor,
+        extra: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        cache: Cache | None,
+    ) -> Tensor:
+        if self.scalars is not None:
+            x = self.scalars[0].to(x.dtype) * x + self.scalars[1].to(x.dtype) * x0
+        x = x + self.attention(rms_norm(x), extra, cos, sin, cache)
         return x + self.mlp(rms_norm(x))
 
 
@@ -95,11 +147,13 @@ class Modern(Decoder):
     sin: Tensor
 
     def __init__(self, model: ModelConfig, arch: ModernConfig, vocab_size: int) -> None:
-        super().__init__()
-        self.context, self.num_heads, self.softcap = model.context, model.num_heads, arch.softcap
-        self.embedding = nn.Embedding(vocab_size, model.width)
+        super().__init__(model, vocab_size, tied=arch.tied_head, softcap=arch.softcap)
+        self.arch = arch
         self.layers = nn.ModuleList(Block(model, arch, i) for i in range(model.num_layers))
-        self.lm_head = nn.Linear(model.width, vocab_size, bias=False)
+        with_values = range(model.num_layers - 1, -1, -2) if arch.value_embeddings else ()
+        self.values = nn.ModuleDict(
+            {str(i): ValueEmbedding(model, vocab_size) for i in sorted(with_values)}
+        )
         cos, sin = rotary_table(model.context, model.head_width, arch.rotary_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -107,21 +161,17 @@ class Modern(Decoder):
 
     def _initialize(self, part: nn.Module) -> None:
         """Uniform matrices of variance 1 / fan-in, zero projections, a head close to zero."""
-        if isinstance(part, nn.Embedding):
-            nn.init.normal_(part.weight)
-        elif part is self.lm_head:
+        if isinstance(part, ValueEmbedding):
+            nn.init.uniform_(part.embedding.weight, -0.1, 0.1)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02 if self.arch.tied_head else 1.0)
+        elif part is self.lm_head and not self.arch.tied_head:
             nn.init.normal_(self.lm_head.weight, std=0.001)
-        elif isinstance(part, nn.Linear):
+        elif isinstance(part, nn.Linear) and part is not self.lm_head:
             bound = (3 / part.in_features) ** 0.5
             nn.init.uniform_(part.weight, -bound, bound)
-        if isinstance(part, Attention | MLP):
+        if isinstance(part, Attention | MLP) and self.arch.zero_init:
             nn.init.zeros_(part.projection.weight)
-
-    def blocks(self) -> nn.ModuleList:
-        return self.layers
-
-    def head(self) -> nn.Linear:
-        return self.lm_head
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         start = 0 if cache is None else cache.length
@@ -129,15 +179,11 @@ class Modern(Decoder):
             self.cos[start : start + tokens.size(1)],
             self.sin[start : start + tokens.size(1)],
         )
-        x = rms_norm(self.embedding(tokens))  # (B, T, C)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        for block in self.layers:
-            x = block(x, cos, sin, cache)
+        x = compute_type(self.embedding(tokens))  # (B, T, C)
+        x = x0 = rms_norm(x) if self.arch.embedding_norm else x
+        for i, block in enumerate(self.layers):
+            extra = compute_type(self.values[str(i)](tokens)) if str(i) in self.values else None
+            x = block(x, x0, extra, cos, sin, cache)
         if cache is not None:
             cache.length += tokens.size(1)
         return rms_norm(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        logits = self.lm_head(hidden).float()
-        return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits

@@ -1,19 +1,15 @@
-"""Parts that the architectures share: attention with a cache, rotary positions, the loss.
+"""Parts that the architectures share: attention with a cache, norms, rotary positions.
 
 Shapes: B sequences, T positions, C channels, H heads, D = C / H channels a head, V tokens.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-IGNORE = -100
-"""Target of a padded position: it counts in no loss (torch's own convention)."""
+from torch import Tensor
 
 
 @dataclass
@@ -44,6 +40,17 @@ class Cache:
 def rms_norm(x: Tensor) -> Tensor:
     """Root-mean-square norm over channels, without gain (https://arxiv.org/abs/1910.07467)."""
     return F.rms_norm(x, (x.size(-1),))
+
+
+def compute_type(x: Tensor) -> Tensor:
+    """x in the type that autocast computes in, so that it stays in that type from here on."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
+def gated_width(width: int) -> int:
+    """Inner channels of an MLP of three matrices with as many weights as two of 4 * width."""
+    return 8 * round(width / 3)
 
 
 def rotary_table(context: int, head_width: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
@@ -79,44 +86,33 @@ def attend(q: Tensor, k: Tensor, v: Tensor, cache: Cache | None, layer: int) -> 
         if start:  # queries stand behind `start` keys
             shape = (q.size(2), k.size(2))
             mask = torch.ones(shape, dtype=torch.bool, device=q.device).tril(start)
+    elif torch.compiler.is_compiling() and q.device.type == "cpu" and q.size(2) <= LONGEST_ROWS:
+        return attend_by_rows(q, k, v).transpose(1, 2).flatten(2)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
     return y.transpose(1, 2).flatten(2)  # (B, T, C)
 
 
-class Decoder(nn.Module, ABC):
-    """What every architecture is to the rest of the program.
+ROWS = 128
+"""Queries at once in `attend_by_rows`."""
 
-    A subclass gives `hidden` and `logits`; loss, cache and counts are common to all.
+LONGEST_ROWS = 1024
+"""Longest sequence for `attend_by_rows`, which keeps all chances for the backward pass."""
+
+
+def attend_by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention (B, H, T, D), a few rows of queries at a time over the keys up to them.
+
+    Compiled, on a CPU, it takes half the time of torch's flash attention: 0.120 s instead of
+    0.242 s forward and backward for 16 x 8 x 512 x 64 on two cores.
     """
-
-    context: int
-    num_heads: int
-
-    @abstractmethod
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """Final channels (B, T, C) of tokens (B, T)."""
-
-    @abstractmethod
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V) in float32 of final channels (..., C)."""
-
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the nats of targets (B, T) given tokens (B, T), in float32.
-
-        Positions whose target is IGNORE count nothing.
-        """
-        logits = self.logits(self.hidden(tokens)).flatten(0, 1)  # (B * T, V)
-        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
-
-    @abstractmethod
-    def blocks(self) -> nn.ModuleList:
-        """The blocks in series."""
-
-    @abstractmethod
-    def head(self) -> nn.Linear:
-        """The last matrix, from channels to logits."""
-
-    def num_matmul_parameters(self) -> int:
-        """Weights that multiply activations: N of the FLOPs formula (no look-up, with head)."""
-        matrices = sum(p.numel() for p in self.blocks().parameters() if p.ndim == 2)
-        return matrices + self.head().weight.numel()
+    if torch.is_autocast_enabled("cpu"):
+        q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
+    parts = []
+    for start in range(0, q.size(2), ROWS):
+        rows = q[:, :, start : start + ROWS]
+        end = start + rows.size(2)
+        scores = (rows @ k[:, :, :end].mT).float() * q.size(3) ** -0.5  # (B, H, rows, end)
+        later = torch.ones(rows.size(2), end, dtype=torch.bool, device=q.device).triu(start + 1)
+        chances = scores.masked_fill(later, -torch.inf).softmax(-1)
+        parts.append(chances.to(v.dtype) @ v[:, :, :end])
+    return torch.cat(parts, dim=2)

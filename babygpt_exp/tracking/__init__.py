@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from babygpt_exp.tracking.files import Sample
+from babygpt_exp.tracking.files import History, Sample
 
 
 class RunLogger(Protocol):
@@ -15,6 +15,9 @@ class RunLogger(Protocol):
 
     def log_samples(self, samples: list[Sample]) -> None:
         """A round of samples."""
+
+    def go_on(self, history: History) -> None:
+        """The run goes on after `history`; comes before anything else is logged."""
 
     def finish(self, exit_code: int, summary: dict[str, Any]) -> None:
         """The run has ended: 0 is well."""

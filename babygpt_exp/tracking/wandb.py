@@ -1,15 +1,17 @@
 """Weights & Biases as a logger: the same rows, a table of samples, a true exit code.
 
-Offline a run needs no account, no network and no HOME, and asks nothing.
+Offline a run needs no account, no network and no HOME, and asks nothing. A run that goes on
+keeps its id: online W&B appends to it; offline it gets a second log, which repeats the first.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from lightning.pytorch.loggers import WandbLogger
 from babygpt_exp.errors import ConfigError, UserError, one_line
 from babygpt_exp.record import Job
 from babygpt_exp.tracking.config import WandbConfig
-from babygpt_exp.tracking.files import COLUMNS, Sample
+from babygpt_exp.tracking.files import COLUMNS, History, Sample, numbers
 
 FOLDERS = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR")
 """Where W&B would write into HOME: kept below the run's folder unless the user has set them."""
@@ -96,6 +98,7 @@ def open_run(config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> Wan
             job_type="train",
             tags=config.tags,
             mode=config.mode,
+            resume="allow" if config.mode == "online" else None,
             config=plain_config,
             settings=settings,
         )
@@ -111,11 +114,21 @@ def open_run(config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> Wan
 
 
 class WandbRun(WandbLogger):
-    """An open run as a logger of Lightning and of this package."""
+    """An open run as a logger of Lightning and of this package.
+
+    W&B's own step counts what was logged. So what a run logs again after it was killed has the
+    number that it had before, and what W&B has already is not sent twice.
+    """
 
     def __init__(self, run: wandb.Run) -> None:
         super().__init__(experiment=run)
         self._samples: list[Sample] = []
+        self._num_logged = 0
+        self._num_known: int = run.starting_step
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """A row, as in metrics.csv."""
+        self._log(dict(metrics))
 
     def log_samples(self, samples: list[Sample]) -> None:
         """The table `samples`, with all of the run so far."""
@@ -126,7 +139,24 @@ class WandbRun(WandbLogger):
             columns=[field.name for field in fields(Sample)],
             data=[list(astuple(sample)) for sample in self._samples],
         )
-        self.experiment.log({"samples": table, "tokens": samples[-1].tokens})
+        self._log({"samples": table, "tokens": samples[-1].tokens})
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if self._num_logged >= self._num_known:
+            self.experiment.log(row, step=self._num_logged, commit=True)
+        self._num_logged += 1
+
+    def go_on(self, history: History) -> None:
+        """Log what the run has logged before: this log is to be whole by itself."""
+        rounds = [list(samples) for _, samples in groupby(history.samples, lambda s: s.step)]
+        for row in map(numbers, history.rows):
+            # At one step the loss comes before the samples, and they before the validation.
+            last_step = row["step"] if "val/loss" in row else row["step"] - 1
+            while rounds and rounds[0][0].step <= last_step:
+                self.log_samples(rounds.pop(0))
+            self._log(dict(row))
+        for samples in rounds:
+            self.log_samples(samples)
 
     def finalize(self, status: str) -> None:
         """Nothing: `finish` knows how the run ended."""

@@ -1,0 +1,65 @@
+"""What every architecture is to the rest of the program."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from babygpt_exp.model.config import ModelConfig
+from babygpt_exp.model.loss import Loss, cap, chunked_nats
+from babygpt_exp.model.parts import Cache
+
+
+class Decoder(nn.Module, ABC):
+    """Tokens in, nats out. A subclass makes `layers` and gives `hidden`; the rest is common.
+
+    Shapes: B sequences, T positions, C channels, V tokens.
+    """
+
+    layers: nn.ModuleList
+    """The blocks in series."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        vocab_size: int,
+        *,
+        tied: bool = False,
+        head_bias: bool = False,
+        softcap: float = 0.0,
+    ) -> None:
+        """`tied` makes the embedding the head too; `softcap` above 0 caps the logits."""
+        super().__init__()
+        self.context, self.num_heads, self.softcap = model.context, model.num_heads, softcap
+        self.embedding = nn.Embedding(vocab_size, model.width)
+        self.lm_head = nn.Linear(model.width, vocab_size, bias=head_bias)
+        if tied:
+            self.lm_head.weight = self.embedding.weight
+
+    @abstractmethod
+    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Final channels (B, T, C) of tokens (B, T)."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) in float32 of final channels (..., C)."""
+        return cap(F.linear(hidden, self.lm_head.weight, self.lm_head.bias).float(), self.softcap)
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the nats of targets (B, T) given tokens (B, T), in float32.
+
+        Positions whose target is IGNORE count nothing.
+        """
+        return self.nats(self.hidden(tokens), targets)
+
+    def nats(self, hidden: Tensor, targets: Tensor, loss: Loss = chunked_nats) -> Tensor:
+        """Sum of the nats of targets (B, T) given final channels (B, T, C), by a `loss`."""
+        head = self.lm_head
+        flat = hidden.flatten(0, 1)  # (B * T, C)
+        return loss(flat, head.weight, head.bias, targets.flatten(), self.softcap)
+
+    def num_matmul_parameters(self) -> int:
+        """Weights that multiply activations: N of the FLOPs formula (no look-up, with head)."""
+        matrices = sum(p.numel() for p in self.layers.parameters() if p.ndim == 2)
+        return matrices + self.lm_head.weight.numel()

@@ -1,0 +1,87 @@
+"""A tokenizer with what a language model needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+
+from babygpt_exp.errors import ConfigError, one_line
+
+END_OF_TEXT = "<|endoftext|>"
+"""Name of the token that ends a document, in tokenizers that are made here."""
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """A tokenizer of the `tokenizers` library and its token that ends a document."""
+
+    inner: Tokenizer
+    """The tokenizer of the library."""
+    end_of_text: int
+    """Token that ends a document, and with which a text starts."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return int(self.inner.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def json(self) -> str:
+        """The file's content, the same for the same tokenizer."""
+        return str(self.inner.to_str())
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, without any that is not in it."""
+        return list(self.inner.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of tokens; special ones give none."""
+        return str(self.inner.decode(tokens))
+
+    def token_bytes(self, sample: str) -> list[float]:
+        """UTF-8 bytes of text that each token stands for: (V,), special ones 0.
+
+        Exact for byte-level tokenizers. For others, whose tokens stand for no certain bytes,
+        every token counts the mean over `sample`.
+        """
+        special = {i for i, token in self.inner.get_added_tokens_decoder().items() if token.special}
+        special.add(self.end_of_text)
+        if is_byte_level(self.inner):
+            sizes = [float(len(self.inner.id_to_token(i) or "")) for i in range(self.vocab_size)]
+        else:
+            mean = len(sample.encode()) / max(1, len(self.encode(sample)))
+            sizes = [mean] * self.vocab_size
+        return [0.0 if i in special else size for i, size in enumerate(sizes)]
+
+
+def is_byte_level(tokenizer: Tokenizer) -> bool:
+    """Whether every character of a token's name is one byte of text, unchanged."""
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    return (
+        isinstance(tokenizer.decoder, decoders.ByteLevel)
+        and all(token in tokenizer.get_vocab(with_added_tokens=False) for token in alphabet)
+        and tokenizer.normalizer is None
+    )
+
+
+def read_tokenizer(path: Path, end_of_text: str) -> TextTokenizer:
+    """A tokenizer from its file; UserError if it is none or lacks the token."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ConfigError(
+            f"tokenizer.path={path} is no file of the tokenizers library: {one_line(error)}"
+        ) from error
+    token = tokenizer.token_to_id(end_of_text)
+    if token is None:
+        names = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+        raise ConfigError(
+            f"tokenizer.end_of_text={end_of_text} is not in {path}; "
+            f"its special tokens: {', '.join(names) or 'none'}"
+        )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return TextTokenizer(tokenizer, token)
