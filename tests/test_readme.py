@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from experiment_harness import REPOSITORY, SECONDS, TINY, Outcome, run
+from experiment_harness import REPOSITORY, SECONDS, TINY, Outcome, TinyRun, run
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -68,8 +70,12 @@ def test_make_knows_each_target(target: str) -> None:
     subprocess.run(["make", "-n", target], cwd=REPOSITORY, check=True, capture_output=True)
 
 
+NEEDY = [words for words in TRAINING if "data=remote" in words or "resume=" in words[0]]
+"""Commands that need a streamer or a run."""
+
+
 @pytest.mark.parametrize(
-    "arguments", [words for words in TRAINING if "data=remote" not in words], ids=" ".join
+    "arguments", [words for words in TRAINING if words not in NEEDY], ids=" ".join
 )
 def test_training_command_runs(
     arguments: list[str], texts: Path, babygpt: Callable[..., Outcome]
@@ -89,3 +95,14 @@ def test_remote_command_trains_from_the_streamer(
     assert outcome.exit_code == 0, outcome.errors
     assert outcome.summary["tokens"] > 0
     assert not (outcome.folder / "streamer.log").exists()
+
+
+def test_resume_command_goes_on(
+    tiny_run: TinyRun, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (arguments,) = [words for words in TRAINING if "resume=" in words[0]]
+    folder = tmp_path / arguments[0].partition("=")[2]
+    shutil.copytree(tiny_run.folder, folder)
+    outcome = run(*arguments, "run.max_tokens=18432", cwd=tmp_path, env=environment)
+    assert outcome.exit_code == 0, outcome.errors
+    assert json.loads((folder / "summary.json").read_text())["tokens"] == 18432
