@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -37,9 +39,16 @@ def main() -> None:
     # Threads that wait by spinning keep other processes off the cores, and those them: beside
     # a second busy process small models train several times as fast when they sleep instead.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
+    with errors_in_a_line():
         sys.argv[1:] = with_saved_config(sys.argv[1:])
         compose_and_run()
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """A context that ends the process with one line for every error that is no bug of ours."""
+    try:
+        yield
     except KeyboardInterrupt:
         leave(RunInterrupted("stopped by Ctrl-C"))
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The table of docs/ablation.md, from a sweep's folder: python docs/ablation.py multirun/DATE/TIME.
+"""The table of `experiment=ablation`: python docs/ablation.py multirun/DATE/TIME.
 
 Each option of group `ablation` against `base`, in bits a byte of the validation text. Differences
 are taken seed by seed, since runs of one seed see the same text in the same order.

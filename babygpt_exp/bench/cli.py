@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
-from babygpt_exp.cli import explained, leave
-from babygpt_exp.errors import ConfigError, RunInterrupted, UserError
+from babygpt_exp.cli import errors_in_a_line
 from babygpt_exp.options import CONF, options
 from streamer.cli import Parser
 
@@ -45,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `babygpt-bench` and of `python -m babygpt_exp.bench`."""
     settings = read_arguments(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training does
-    try:
+    with errors_in_a_line():
         config = compose_config(settings.overrides)
         from babygpt_exp.bench.figures import measure
 
@@ -55,14 +52,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):
             figures = measure(config, settings, Path(folder))
         print(json.dumps(figures, indent=2))
-    except KeyboardInterrupt:
-        leave(RunInterrupted("stopped by Ctrl-C"))
-    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
-        leave(error)
-    except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        leave(ConfigError(explained(error)))
 
 
 def read_arguments(argv: Sequence[str] | None) -> BenchSettings:

@@ -71,7 +71,7 @@ def measure(config: Config, settings: BenchSettings, folder: Path) -> dict[str, 
             terminal.say("measuring the peak again, the stream and generation ...")
             peaks.append(measure_peak(dtype, device, settings.seconds))
             roof = measure_roof(
-                matrix_shapes(experiment.module.model),
+                [(m.size(0), m.size(1)) for m in experiment.module.model.matrices()],
                 figures["micro_batch_tokens"],
                 dtype,
                 device,
@@ -155,12 +155,6 @@ def train(
         "recompiles_after_step_2": num_compiled_graphs() - windows.num_graphs,
         "data_wait_frac": round(waited / sum(w.seconds for w in windows.trained), 6),
     }
-
-
-def matrix_shapes(model: Decoder) -> list[tuple[int, int]]:
-    """Shapes of the matrices that activations are multiplied with, head included."""
-    matrices = [p for p in model.layers.parameters() if p.ndim == 2] + [model.lm_head.weight]
-    return [(matrix.size(0), matrix.size(1)) for matrix in matrices]
 
 
 def shares(

@@ -59,7 +59,10 @@ class Decoder(nn.Module, ABC):
         flat = hidden.flatten(0, 1)  # (B * T, C)
         return loss(flat, head.weight, head.bias, targets.flatten(), self.softcap)
 
+    def matrices(self) -> list[Tensor]:
+        """Weights (out, in) that activations are multiplied with: no look-up, but the head."""
+        return [p for p in self.layers.parameters() if p.ndim == 2] + [self.lm_head.weight]
+
     def num_matmul_parameters(self) -> int:
-        """Weights that multiply activations: N of the FLOPs formula (no look-up, with head)."""
-        matrices = sum(p.numel() for p in self.layers.parameters() if p.ndim == 2)
-        return matrices + self.lm_head.weight.numel()
+        """N of the FLOPs formula: numbers in `matrices`."""
+        return sum(matrix.numel() for matrix in self.matrices())
