@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, one_line
-from babygpt_exp.folder import locked
+from babygpt_exp.folder import RunFolder, locked
 from babygpt_exp.options import CONF
 from babygpt_exp.resume import PRESET, check, with_saved_config
 from babygpt_exp.saved import SavedRun, read_run
@@ -31,6 +31,10 @@ from babygpt_exp.saved import SavedRun, read_run
 if TYPE_CHECKING:
     from babygpt_exp.config import Config
     from babygpt_exp.record import Job
+
+
+TYPED: list[str] = []
+"""What was typed, also in a job of a sweep, which goes by what was made of that."""
 
 
 def main() -> None:
@@ -41,6 +45,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with errors_in_a_line():
         sys.argv[1:] = with_saved_config(sys.argv[1:])
+        TYPED[:] = sys.argv[1:]
         compose_and_run()
 
 
@@ -84,9 +89,11 @@ def explained(error: Exception) -> str:
 def compose_and_run(composed: DictConfig) -> float:
     """One job; returns its final bits a byte, which a sweeper minimizes.
 
-    In a sweep an error is the job's; otherwise it ends the process here, in one line.
+    An error ends the process here, in one line.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_in_sweep(composed, folder)
     try:
         try:
             config = checked(composed)
@@ -95,9 +102,27 @@ def compose_and_run(composed: DictConfig) -> float:
             raise
         return run(config, folder, resume=composed.get("resume") is not None)
     except (UserError, OSError) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN and not isinstance(error, RunInterrupted):
-            raise UserError(one_line(error)) from error
         leave(error)
+
+
+def run_in_sweep(composed: DictConfig, folder: Path) -> float:
+    """One job of a sweep: done already, to go on, or new. Its error is its own, a row."""
+    from babygpt_exp.sweep.folder import finished, record_refusal, refresh_report
+
+    overrides = list(HydraConfig.get().overrides.task)
+    value = finished(folder, overrides)
+    if value is not None:
+        return value
+    try:
+        config = checked(composed)
+        return run(config, folder, resume=RunFolder(folder).config.exists())
+    except RunInterrupted as error:
+        leave(error)
+    except (UserError, OSError) as error:
+        record_refusal(folder, overrides, one_line(error))
+        raise UserError(one_line(error)) from error
+    finally:
+        refresh_report(folder.parent)
 
 
 def checked(composed: DictConfig) -> Config:
@@ -109,7 +134,7 @@ def checked(composed: DictConfig) -> Config:
     config = load(composed)
     choose_machine(config.hardware, config.precision)
     if isinstance(config.logger, WandbConfig) and config.logger.mode == "online":
-        from babygpt_exp.tracking.wandb import check_key
+        from babygpt_exp.tracking.account import check_key
 
         check_key()
     return config
@@ -138,19 +163,19 @@ def run(config: Config, folder: Path, *, resume: bool) -> float:
 def new_job(folder: Path) -> Job:
     """The place of a run in a folder that Hydra has made."""
     from babygpt_exp.record import Job
+    from babygpt_exp.tracking.names import distinct_overrides, new_run_id
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     sweep, distinct = None, overrides
     if hydra_config.mode == RunMode.MULTIRUN:
         sweep = "_".join(Path(hydra_config.sweep.dir).parts[-2:])
-        # What the user typed varies where it is not what the job got: seed=1,2 became seed=2.
-        distinct = [override for override in overrides if override not in sys.argv]
+        distinct = distinct_overrides(overrides, TYPED)
     return Job(
         folder=folder,
         overrides=overrides,
         distinct=distinct,
-        run_id="_".join(folder.parts[-3 if sweep else -2 :]),
+        run_id=new_run_id(distinct, hydra_config.job.num if sweep else None),
         sweep=sweep,
     )
 
@@ -159,7 +184,8 @@ def go_on(job: Job, saved: SavedRun) -> Job:
     """The job of a run that goes on: as it was, and what is typed now is added."""
     typed = [word for word in job.overrides if word != f"experiment={PRESET}"]
     names = {name: saved.summary[name] for name in job.names if name in saved.summary}
-    overrides = [*saved.summary.get("overrides", []), *typed]
+    before = saved.summary.get("overrides", [])
+    overrides = [*before, *(word for word in typed if word not in before)]
     return replace(job, overrides=overrides, saved=saved, **names)
 
 

@@ -31,3 +31,12 @@ class RunInterrupted(UserError):
 def one_line(error: BaseException) -> str:
     """The text of an error, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def exit_status(error: BaseException | None) -> int:
+    """Exit status of a process that ends with this error, or with none."""
+    if error is None:
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return error.exit_code if isinstance(error, UserError) else UserError.exit_code

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from babygpt_exp.errors import UserError
 
 SUMMARY_ROOM_BYTES = 16_384
 """Size of the first summary.json: room for the last one on a disk that has become full."""
+
+LOCK_SECONDS = 1.0
+"""How long a lock may be taken by one that only looks whether it is."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What file systems answer that know no locks, as some of clusters do."""
@@ -72,21 +76,35 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     The kernel takes the lock away with the process, however it ends.
     """
     path = folder / ".lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise UserError(f"{folder} is in use: its run is going on in another process") from error
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        say("note: this file system has no locks; do not start two processes on one folder")
+    deadline = time.monotonic() + LOCK_SECONDS
+    while (handle := _try_to_lock(path, say)) is None:
+        if time.monotonic() > deadline:
+            raise UserError(f"{folder} is in use: its run is going on in another process")
+        time.sleep(LOCK_SECONDS / 20)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)  # and with it the lock
+
+
+def _try_to_lock(path: Path, say: Callable[[str], None]) -> int | None:
+    """The handle of a lock file that is ours now; None if another process has it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(handle)
+            raise
+        say("note: this file system has no locks; do not start two processes on one folder")
+        return handle
+    os.close(handle)  # taken, or the file of one that just let go of it
+    return None
 
 
 def _json(summary: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from babygpt_exp.config import Config
-from babygpt_exp.errors import RunInterrupted, one_line
+from babygpt_exp.errors import RunInterrupted, exit_status, one_line
 from babygpt_exp.folder import RunFolder
 from babygpt_exp.summary import first_summary
 from babygpt_exp.tracking import RunLogger
@@ -86,7 +86,7 @@ class Record:
             if self.metrics is not None:
                 self.summary |= self.metrics.summary()
             for logger in self.loggers:
-                logger.finish(0 if error is None else 1, self.summary)
+                logger.finish(exit_status(error), self.summary)
         finally:
             if self.has_begun:
                 self.folder.end_summary(self.summary)

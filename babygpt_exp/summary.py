@@ -8,6 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+STILL_RUNNING = "still running, or killed before it could say why"
+"""Error of the first summary: true unless another one is written."""
+
 STATUSES = ("completed", "failed", "interrupted")
 """How a run can end."""
 
@@ -44,11 +47,11 @@ def git_commit() -> str | None:
     return f"{commit}+" if changed else commit
 
 
-def first_summary(seed: int, overrides: list[str]) -> dict[str, Any]:
+def first_summary(seed: int | None, overrides: list[str]) -> dict[str, Any]:
     """The summary of a run that has started; true also if it is killed and never writes another."""
     return {
         "status": "interrupted",
-        "error": "still running, or killed before it could say why",
+        "error": STILL_RUNNING,
         "steps": 0,
         "tokens": 0,
         "seconds": 0.0,

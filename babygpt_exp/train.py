@@ -111,7 +111,7 @@ def build(
         metrics = Metrics(config, record.folder, clock, terminal)
         metrics.flops_per_token, metrics.peak_flops = flops, peak
         checkpoints = Checkpoints(config, record.folder, clock)
-        loggers = open_loggers(config, record, stack)
+        loggers = open_loggers(config, record, stack, terminal)
         record.loggers, record.metrics = loggers, metrics  # type: ignore[assignment]
         samples = Samples(config, clock, terminal, signals)
         stop = Stop(config, signals, checkpoints)
@@ -135,14 +135,16 @@ def build(
         yield Experiment(data, module, trainer, metrics, facts)
 
 
-def open_loggers(config: Config, record: Record, stack: ExitStack) -> list[Logger]:
+def open_loggers(
+    config: Config, record: Record, stack: ExitStack, terminal: Terminal
+) -> list[Logger]:
     """The files, and W&B if it is chosen."""
     loggers: list[Logger] = [FileLogger(record.folder)]
     if isinstance(config.logger, WandbConfig):
         from babygpt_exp.tracking.wandb import open_run, wandb_folders
 
         stack.enter_context(wandb_folders(record.job.folder / "wandb"))
-        loggers.append(open_run(config.logger, record.job, config.plain))
+        loggers.append(open_run(config.logger, record.job, config.plain, terminal.say))
     return loggers
 
 
@@ -201,9 +203,6 @@ def fit(config: Config, record: Record, experiment: Experiment, terminal: Termin
 def report(record: Record, experiment: Experiment, terminal: Terminal) -> float:
     """Say how it ended and where to look; returns the final bits a byte."""
     summary, folder = record.summary, record.folder
-    wandb_log = max(
-        folder.path.glob("wandb/*run-*/run-*.wandb"), key=lambda p: p.stat().st_mtime, default=None
-    )
     rows = {
         "validation": f"{summary['final_val_loss']:.3f} nats a token = "
         f"{summary['final_val_bpb']:.4f} bits a byte",
@@ -213,8 +212,13 @@ def report(record: Record, experiment: Experiment, terminal: Terminal) -> float:
         "samples": str(folder.samples),
         "model": str(folder.last_checkpoint),
     }
-    if wandb_log is not None:
-        rows["look"] = shlex.join(["wandb", "leet", str(wandb_log.parent)])
-        rows["upload"] = shlex.join(["wandb", "sync", str(wandb_log.parent)])
+    place = folder.path if record.job.sweep is None else folder.path.parent
+    logs = [path.parent for path in (place / "wandb").glob("*run-*/run-*.wandb")]
+    if logs:
+        newest = max(logs, key=lambda path: path.stat().st_mtime)
+        shown = str(newest if record.job.sweep is None else place / "wandb")
+        rows["look"] = shlex.join(["wandb", "leet", shown])
+        rows["upload"] = shlex.join(["wandb", "sync", shown])
+    rows["report"] = shlex.join(["python", "-m", "babygpt_exp.report", str(place)])
     terminal.table("done", rows)
     return float(summary["final_val_bpb"])

@@ -6,58 +6,52 @@ are taken seed by seed, since runs of one seed see the same text in the same ord
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 from babygpt_exp.options import CONF
+from babygpt_exp.report.comparison import by_seed
+from babygpt_exp.report.content import Group, Report
+from babygpt_exp.report.runs import read_report
+from babygpt_exp.report.statistics import plus_minus, standard_error
 
 BASE = "base"
 
 
-def read(sweep: Path) -> dict[str, dict[int, dict[str, float]]]:
-    """Summaries of completed runs by option and seed."""
-    found: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
-    for path in sorted(sweep.glob("*/summary.json")):
-        summary = json.loads(path.read_text())
-        choices = dict(override.split("=", 1) for override in summary["overrides"])
-        if summary["status"] == "completed" and "ablation" in choices:
-            found[choices["ablation"]][summary["seed"]] = summary
-    return found
-
-
-def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Mean, and its standard error; that of a single value is not known."""
-    if len(values) < 2:
-        return statistics.mean(values), float("nan")
-    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
-
-
-def table(runs: dict[str, dict[int, dict[str, float]]]) -> str:
+def table(report: Report) -> str:
     """Markdown, the best option first."""
-    base = runs[BASE]
-    rows = []
-    for option, by_seed in runs.items():
-        bits, error = mean_and_error([s["final_val_bpb"] for s in by_seed.values()])
-        shared = sorted(by_seed.keys() & base.keys())
-        change, change_error = mean_and_error(
-            [by_seed[seed]["final_val_bpb"] - base[seed]["final_val_bpb"] for seed in shared]
-        )
-        speed = statistics.median(s["tokens_per_s"] for s in by_seed.values())
-        relative = speed / statistics.median(s["tokens_per_s"] for s in base.values())
-        difference = "" if option == BASE else f"{change:+.4f} +- {change_error:.4f}"
+    groups = {group.varied["ablation"]: group for group in report.groups if group.mean is not None}
+    base = groups[BASE]
+    lines = ["| option | what | bits a byte | against base | speed |", "|---|---|---|---|---|"]
+    for option, group in groups.items():
+        assert group.mean is not None
         cells = [
             f"`{option}`",
             describe(option),
-            f"{bits:.4f} +- {error:.4f}",
-            difference,
-            f"{relative:.2f}",
+            plus_minus(group.mean, group.error, places=4),
+            "" if option == BASE else change(base, group),
+            f"{speed(group) / speed(base):.2f}",
         ]
-        rows.append((bits, f"| {' | '.join(cells)} |"))
-    head = "| option | what | bits a byte | against base | speed |\n|---|---|---|---|---|"
-    return "\n".join([head, *(row for _, row in sorted(rows))])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def change(base: Group, group: Group) -> str:
+    """Mean difference of runs with the same seed, and its standard error."""
+    before, after = by_seed(base), by_seed(group)
+    changes = [after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())]
+    if not changes:
+        return ""
+    sign = "+" if statistics.fmean(changes) > 0 else ""
+    return f"{sign}{plus_minus(statistics.fmean(changes), standard_error(changes), places=4)}"
+
+
+def speed(group: Group) -> float:
+    """Tokens a second of a group's runs that are completed."""
+    return statistics.median(
+        run.summary["tokens_per_s"] for run in group.runs if run.score is not None
+    )
 
 
 def describe(option: str) -> str:
@@ -67,4 +61,4 @@ def describe(option: str) -> str:
 
 
 if __name__ == "__main__":
-    print(table(read(Path(sys.argv[1]))))
+    print(table(read_report(Path(sys.argv[1]))))

@@ -48,8 +48,9 @@ class EmbeddedStreamer:
         self._startup_seconds = startup_seconds
         self._log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
         # -P: a folder named streamer where the user happens to stand is not this package.
-        self._command = [sys.executable, "-P", "-m", "streamer", "--port=0", "--stop-with-parent"]
+        self._command = [sys.executable, "-P", "-m", "streamer", "--stop-with-parent"]
         self._command += [f"--source={source}" for source in sources]
         self._command += [f"--column={column}", f"--on-bad-document={on_bad_document}"]
         if cache_dir is not None:
@@ -61,7 +62,7 @@ class EmbeddedStreamer:
         with self._open_log() as log:
             log_start = log.seek(0, os.SEEK_END)
             self._process = subprocess.Popen(
-                self._command,
+                [*self._command, f"--port={self._port}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -82,6 +83,16 @@ class EmbeddedStreamer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def restart_if_ended(self) -> None:
+        """Starts a server that has ended again, at the same address: its clients come back.
+
+        Raises EmbeddedStreamerError if it does not start.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+            self._port = int(self.url.rsplit(":", 1)[1].partition("/")[0])
+            self.__enter__()
 
     @property
     def process_id(self) -> int:

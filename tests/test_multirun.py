@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from experiment_harness import (
     TINY,
     Outcome,
-    of_type,
     read_rows,
     read_summary,
-    read_wandb,
     run,
     streamers_of,
 )
+from wandb_harness import assert_sweep_same, read_sweep
 
 SHORT = (*TINY, "run.max_tokens=4096", "hydra/launcher=basic")
 
@@ -59,8 +57,9 @@ class TestSeeds:
         assert "Traceback" not in seeds.outcome.errors
 
     def test_each_job_has_its_folder(self, seeds: Sweep) -> None:
-        jobs = sorted(path.name for path in seeds.folder.iterdir() if path.name.isdigit())
-        assert jobs == ["0", "1"]
+        names = {path.name for path in seeds.folder.iterdir() if not path.name.startswith(".")}
+        report = {"report.html", "summary.csv", "summary.md"}
+        assert names == {"0", "1", "multirun.yaml", "wandb", *report}
         assert {path.name for path in seeds.outcome.cwd.iterdir()} == {"multirun"}
 
     @pytest.mark.parametrize("number", [0, 1])
@@ -84,36 +83,9 @@ class TestSeeds:
         assert streamers_of(cache) == []
 
 
-@pytest.fixture(scope="module")
-def logs(seeds: Sweep, environment: dict[str, str]) -> list[list[dict[str, Any]]]:
-    """The W&B records of each job."""
-    found = [list(seeds.job(n).glob("wandb/offline-run-*/run-*.wandb")) for n in (0, 1)]
-    assert [len(logs) for logs in found] == [1, 1]
-    return [read_wandb(log, environment) for (log,) in found]
-
-
-class TestWandb:
-    """Two runs of W&B in one group, not one run."""
-
-    def test_two_runs_one_group(self, logs: list[list[dict[str, Any]]]) -> None:
-        runs = [of_type(records, "run")[0] for records in logs]
-        assert runs[0]["run_id"] != runs[1]["run_id"]
-        assert runs[0]["run_group"] == runs[1]["run_group"] != ""
-
-    def test_names_tell_the_runs_apart(self, logs: list[list[dict[str, Any]]]) -> None:
-        names = [of_type(records, "run")[0]["display_name"] for records in logs]
-        assert "seed=1" in names[0]
-        assert "seed=2" in names[1]
-
-    def test_each_has_its_own_rows_and_its_own_end(
-        self, logs: list[list[dict[str, Any]]], seeds: Sweep
-    ) -> None:
-        for number, records in enumerate(logs):
-            history = [record["item"] for record in of_type(records, "history")]
-            losses = [item["train/loss"] for item in history if "train/loss" in item]
-            rows = read_rows(seeds.job(number))
-            assert losses == [float(row["train/loss"]) for row in rows if row["train/loss"]]
-            assert len(of_type(records, "exit")) == 1
+def test_wandb_has_what_the_files_have(seeds: Sweep, environment: dict[str, str]) -> None:
+    """Two runs in one group, each with its own curve, samples, name and end."""
+    assert_sweep_same(seeds.folder, read_sweep(seeds.folder, environment))
 
 
 @pytest.fixture(scope="module")

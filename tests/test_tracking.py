@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment_harness import of_type, read_samples, read_wandb
+from experiment_harness import (
+    SECONDS,
+    of_type,
+    read_rows,
+    read_samples,
+    read_summary,
+    read_wandb,
+)
+from wandb_harness import assert_same, assert_sweep_same, linked_logs, read_sweep
 
 from babygpt_exp.folder import RunFolder
 from babygpt_exp.record import Job
+from babygpt_exp.tracking.account import quiet
 from babygpt_exp.tracking.config import WandbConfig
-from babygpt_exp.tracking.files import COLUMNS, FileLogger, Sample
-from babygpt_exp.tracking.wandb import FOLDERS, open_run, quiet, slug, wandb_folders
+from babygpt_exp.tracking.files import FileLogger
+from babygpt_exp.tracking.history import COLUMNS, Sample, read_history
+from babygpt_exp.tracking.links import link_to_sweep
+from babygpt_exp.tracking.names import distinct_overrides, new_run_id, run_name, slug
+from babygpt_exp.tracking.wandb import FOLDERS, open_run, wandb_folders
 
 ROW = {"step": 1, "tokens": 64, "seconds": 0.5, "train/loss": 6.25}
 SAMPLE = Sample(step=1, tokens=64, kind="manual", prompt="Steven", text=" ran")
@@ -73,22 +87,123 @@ class TestFiles:
         assert not folder.samples.exists() or folder.samples.read_text() == ""
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("model=baby,seed=1", "model=baby-seed=1"),
-        ("2026-11-24_06-33-46-636148", "2026-11-24_06-33-46-636148"),
-        ("a/b\\c#?%:", "a-b-c"),
-        ("caf\u00e9", "caf"),
-        ("", ""),
-    ],
-)
-def test_slug(text: str, name: str) -> None:
-    assert slug(text) == name
+class TestNames:
+    """Ids that W&B takes, and names that a person reads."""
+
+    @pytest.mark.parametrize(
+        ("text", "name"),
+        [
+            ("model=baby,seed=1", "model=baby-seed=1"),
+            ("2026-11-24_06-33-46-636148", "2026-11-24_06-33-46-636148"),
+            ("a/b\\c#?%:", "a-b-c"),
+            ("caf\u00e9", "caf"),
+            ("", ""),
+        ],
+    )
+    def test_slug(self, text: str, name: str) -> None:
+        assert slug(text) == name
+
+    def test_slug_is_never_longer_than_wandb_allows(self) -> None:
+        assert len(slug("x" * 500)) <= 128
+
+    @pytest.mark.parametrize(
+        ("distinct", "number", "start"),
+        [
+            (["optimizer=muon", "seed=1"], 12, "12-optimizer=muon-seed=1-"),
+            (["data.source=/a/b c.txt"], None, "data.source=-a-b-c.txt-"),
+            ([], None, "default-"),
+            ([], 0, "0-"),
+            (["run.prompts=[" + "x" * 500], None, "run.prompts=-xxx"),
+        ],
+    )
+    def test_id_says_what_the_run_is_and_is_its_own(
+        self, distinct: list[str], number: int | None, start: str
+    ) -> None:
+        ids = {new_run_id(distinct, number) for _ in range(100)}
+        assert len(ids) == 100
+        for run_id in ids:
+            assert run_id.startswith(start)
+            assert slug(run_id) == run_id
+
+    def test_name(self) -> None:
+        assert run_name(["optimizer=muon", "seed=1"]) == "optimizer=muon,seed=1"
+        assert run_name([]) == "default"
+        assert run_name(["run.prompts=[a\nb]"]) == "run.prompts=[a b]"
+        assert len(run_name(["x" * 500])) <= 128
+
+    @pytest.mark.parametrize(
+        ("typed", "overrides", "distinct"),
+        [
+            ("-m model=nano seed=1,2", "model=nano seed=2", "seed=2"),
+            ("seed=range(1,3) --multirun", "seed=2", "seed=2"),
+            ("-m hardware.compile=false +a.b='x' seed=1,2", "hardware.compile=False +a.b=x seed=1",
+             "seed=1"),
+            ("-m optimizer=muon,adamw run.prompts=[a,b]", "optimizer=adamw run.prompts=[a,b]",
+             "optimizer=adamw"),
+            ("-m hydra/sweeper=optuna hydra.sweeper.n_trials=9 model=nano",
+             "model=nano optimizer.lr=0.017", "optimizer.lr=0.017"),
+            ("-m model=nano", "model=nano", ""),
+        ],
+    )  # fmt: skip
+    def test_what_tells_a_job_from_others(self, typed: str, overrides: str, distinct: str) -> None:
+        assert distinct_overrides(overrides.split(), typed.split()) == distinct.split()
 
 
-def test_slug_is_never_longer_than_wandb_allows() -> None:
-    assert len(slug("x" * 500)) <= 128
+class TestConfig:
+    """What W&B would refuse, before anything is started."""
+
+    def test_tags_and_project(self) -> None:
+        with pytest.raises(ValueError, match=r"logger\.tags has '': .*; logger\.project=a/b must"):
+            WandbConfig("wandb", "offline", "a/b", None, None, ["", "fine"])
+        with pytest.raises(ValueError, match="a tag has 1 to 64 characters"):
+            WandbConfig("wandb", "offline", "babygpt", None, None, ["x" * 65])
+
+
+class TestLinks:
+    """SWEEP/wandb has one link a job."""
+
+    @pytest.fixture
+    def sweep(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "sweep"
+        folder.mkdir()
+        return folder
+
+    def start(self, sweep: Path, job: int, second: int = 0) -> Path:
+        """The folder of a run that a job of a sweep has started."""
+        folder = sweep / str(job) / "wandb" / f"offline-run-20261124_16200{second}-{job}-x"
+        folder.mkdir(parents=True)
+        (folder / f"run-{job}-x.wandb").write_text(f"{job} {second}")
+        link_to_sweep(folder, sweep)
+        return folder
+
+    def found(self, sweep: Path) -> list[str]:
+        return sorted(log.read_text() for log in (sweep / "wandb").glob("offline-run-*/run-*"))
+
+    def test_sweep_can_be_moved(self, sweep: Path) -> None:
+        folder = self.start(sweep, 0)
+        assert (sweep / "wandb" / folder.name).is_symlink()
+        assert self.found(sweep.rename(sweep.with_name("moved"))) == ["0 0"]
+
+    def test_newest_run_of_a_job_takes_the_place_of_its_others(self, sweep: Path) -> None:
+        for job, second in ((1, 0), (11, 0), (1, 1), (1, 2)):
+            self.start(sweep, job, second)
+        assert self.found(sweep) == ["1 2", "11 0"]
+        assert len(list((sweep / "1" / "wandb").iterdir())) == 3
+
+    def test_leaves_alone_what_is_not_its_own(self, sweep: Path) -> None:
+        (sweep / "wandb").mkdir()
+        (sweep / "wandb" / "debug.log").write_text("")
+        (sweep / "wandb" / ".offline-run-20261124_162000-1-x.unfinished").symlink_to("nowhere")
+        self.start(sweep, 1)
+        assert {path.name for path in (sweep / "wandb").iterdir()} == {
+            "debug.log",
+            "offline-run-20261124_162000-1-x",
+        }
+
+    def test_jobs_that_start_together(self, sweep: Path) -> None:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda job: self.start(sweep, job), range(64)))
+        assert len(self.found(sweep)) == len(list((sweep / "wandb").iterdir())) == 64
 
 
 @pytest.mark.parametrize("before", [None, "false"])
@@ -117,37 +232,136 @@ def test_folders_of_wandb_are_below_the_run(
     }
 
 
+CONFIG = WandbConfig("wandb", "offline", "babygpt", None, None, ["a tag"])
+
+
+def new_job(sweep: Path, number: int) -> Job:
+    """A job of a sweep, and its folder."""
+    folder = sweep / str(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    distinct = [f"seed={number}"]
+    run_id = new_run_id(distinct, number)
+    return Job(folder, ["model=nano", *distinct], distinct, run_id, sweep="a sweep")
+
+
+def run_offline(job: Job, exit_code: int, status: str, rows: int) -> None:
+    """A run of W&B without a model: what is logged goes to the files of the folder too."""
+    folder = RunFolder(job.folder)
+    folder.remove_unfinished()
+    said: list[str] = []
+    with wandb_folders(job.folder / "wandb"):
+        run = open_run(CONFIG, job, {"seed": 3, "model": {"width": 64}}, said.append)
+        loggers = [FileLogger(folder), run]
+        if folder.metrics.exists():
+            for logger in loggers:
+                logger.go_on(read_history(folder, last_step=rows))
+        for step in range(rows, rows + 3):
+            row = ROW | {"step": step + 1, "tokens": 64 * (step + 1)}
+            for logger in loggers:
+                logger.log_metrics({**row, "train/loss": 6.25 / (step + 1)})
+        summary = {
+            "status": status,
+            "error": None,
+            "steps": rows + 3,
+            "seconds": 0.75,
+            "final_val_loss": None,
+            "final_val_bpb": 2.5,
+            "best_val_bpb": 0.1 + 0.2,
+            "overrides": job.overrides,
+            "versions": {"python": "3"},
+            **job.names,
+        }
+        for logger in loggers:
+            logger.log_samples([SAMPLE, replace(SAMPLE, step=rows + 3, text="\u00e9\n<b>")])
+            logger.finish(exit_code, summary)
+        folder.end_summary(summary)
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of two jobs; the second was stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "sweep"
+    run_offline(new_job(folder, 0), exit_code=0, status="completed", rows=0)
+    run_offline(new_job(folder, 1), exit_code=143, status="interrupted", rows=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(sweep: Path, environment: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Its W&B records, by the number of the job."""
+    return read_sweep(sweep, environment)
+
+
 class TestOfflineRun:
-    """A run of W&B without a model."""
+    """What W&B has of a sweep, and of a job that goes on."""
 
-    @pytest.fixture
-    def started(self, tmp_path: Path) -> Iterator[Any]:
-        config = WandbConfig("wandb", "offline", "babygpt", None, "a group", ["a tag"])
-        job = Job(
-            tmp_path, overrides=["seed=3"], distinct=["seed=3"], run_id="day_time", sweep=None
-        )
-        with wandb_folders(tmp_path / "wandb"):
-            yield open_run(config, job, {"seed": 3})
+    def test_all_of_the_sweep_is_in_one_folder(self, sweep: Path) -> None:
+        assert {number: log.parents[1] for number, log in linked_logs(sweep).items()} == {
+            "0": sweep / "wandb",
+            "1": sweep / "wandb",
+        }
 
-    def test_no_samples(self, started: Any) -> None:
-        started.log_samples([])
-        started.finish(0, {})
-        assert started.experiment is not None
-
-    def test_failed_run_says_so(
-        self, started: Any, tmp_path: Path, environment: dict[str, str]
+    def test_has_what_the_folders_have(
+        self, sweep: Path, records: dict[str, list[dict[str, Any]]]
     ) -> None:
-        started.log_metrics(ROW)
-        started.log_samples([SAMPLE])
-        started.finish(1, {"status": "failed", "steps": 1})
-        (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-        records = read_wandb(log, environment)
-        (end,) = of_type(records, "exit")
-        assert end["exit_code"] == 1
-        run = of_type(records, "run")[0]
-        assert run["run_group"] == "a group"
+        assert_sweep_same(sweep, records)
+
+    def test_exit_codes(self, records: dict[str, list[dict[str, Any]]]) -> None:
+        codes = {n: of_type(found, "exit")[0].get("exit_code", 0) for n, found in records.items()}
+        assert codes == {"0": 0, "1": 143}
+
+    def test_comparison_sees_a_difference(
+        self, sweep: Path, records: dict[str, list[dict[str, Any]]]
+    ) -> None:
+        with pytest.raises(AssertionError):
+            assert_same(sweep / "0", records["1"])
+
+    def test_tags_config_and_axis(self, records: dict[str, list[dict[str, Any]]]) -> None:
+        (run,) = of_type(records["0"], "run")
         assert run["tags"] == ["a tag"]
-        assert run["display_name"] == "seed=3"
-        assert run["run_id"] == "day_time"
-        text = json.dumps(of_type(records, "history"))
-        assert "train/loss" in text
+        assert run["config"]["update"]["model"] == {"width": 64}
+        axes = {m.get("name"): m.get("step_metric") for m in of_type(records["0"], "metric")}
+        assert {axes[column] for column in COLUMNS if column != "tokens"} == {"tokens"}
+
+    def test_sync_finds_each_run_once(self, sweep: Path, environment: dict[str, str]) -> None:
+        sync = [sys.executable, "-m", "wandb", "sync", "--dry-run", str(sweep / "wandb")]
+        done = subprocess.run(
+            sync,
+            cwd=sweep,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Would sync 2 run(s)" in done.stderr
+        for log in linked_logs(sweep).values():
+            assert done.stderr.count(log.name) == 1
+
+    def test_run_that_goes_on_is_linked_in_place_of_what_it_repeats(
+        self, sweep: Path, environment: dict[str, str]
+    ) -> None:
+        before = linked_logs(sweep)
+        summary = read_summary(sweep / "1")
+        job = replace(new_job(sweep, 1), run_id=summary["run_id"])
+        run_offline(job, 1, "failed", rows=3)
+        after = linked_logs(sweep)
+        assert after["0"] == before["0"]
+        assert after["1"] != before["1"]
+        assert after["1"].name == before["1"].name
+        assert before["1"].parent.name in {p.name for p in (sweep / "1" / "wandb").iterdir()}
+        assert len(read_rows(sweep / "1")) == 6
+        assert_same(sweep / "1", read_wandb(after["1"], environment))
+
+    def test_goes_on_where_no_link_can_be_made(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        job = new_job(tmp_path, 0)
+        (tmp_path / "wandb").write_text("in the way")
+        with wandb_folders(job.folder / "wandb"):
+            run = open_run(CONFIG, job, {}, said.append)
+            run.log_samples([])
+            run.finish(0, {})
+        (note,) = said
+        assert note.startswith("note: no link to this W&B run in the sweep's folder: ")

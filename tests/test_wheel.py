@@ -32,6 +32,8 @@ def test_wheel_has_config_corpus_and_licences(installed: Path) -> None:
     assert sorted(path.relative_to("babygpt_exp") for path in shipped) == config
     assert (installed / "babygpt_exp/corpus/sample.parquet").is_file()
     assert (installed / "babygpt_exp/corpus/LICENSE").is_file()
+    assert (installed / "babygpt_exp/report/template/page.html.j2").is_file()
+    assert (installed / "hydra_plugins/babygpt_launcher/launcher.py").is_file()
     assert not (installed / "tests").exists()
 
 

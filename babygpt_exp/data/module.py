@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch, split
+from babygpt_exp.data.shared import shared
 from babygpt_exp.errors import StreamLostError, UserError
 from babygpt_exp.tokenizer import TextTokenizer, obtain_tokenizer
 from streamer.access import AccessError, new_token
@@ -76,18 +77,24 @@ class StreamDataModule(L.LightningDataModule):
     def _connected(
         self, stack: ExitStack, sources: list[str], log_path: Path | None = None
     ) -> StreamClient | EirClient:
-        """A client of a new streamer of `sources`, or without any of the one that runs already.
+        """A client of a streamer of `sources`: a new one, or the one that a sweep has; without
+        sources, of the one that runs already.
 
-        Leaving `stack` ends both.
+        Leaving `stack` ends what was started.
         """
         data = self.config.data
         urls, token = data.urls, None
         if sources:
-            token = new_token()
-            server = EmbeddedStreamer(
-                sources, token=token, log_path=log_path or self.log_path, **data.embedded_options
-            )
-            urls = [stack.enter_context(server).url]
+            server = shared(sources, data.embedded_options)
+            if server is None:
+                server = EmbeddedStreamer(
+                    sources,
+                    token=new_token(),
+                    log_path=log_path or self.log_path,
+                    **data.embedded_options,
+                )
+                stack.enter_context(server)
+            urls, token = [server.url], server.token
         client = data.client(urls, token, self.say)
         stack.callback(client.close)
         return client
@@ -184,7 +191,7 @@ class StreamDataModule(L.LightningDataModule):
                 self.reconnects = stream.reconnects
                 yield from split(batch, self.rows)
         except StreamError as error:
-            hint = f"; see {self.log_path}" if data.embedded_sources else ""
+            hint = f"; see {self.log_path}" if self.log_path.exists() else ""
             raise StreamLostError(f"{error}{hint}") from error
 
     def val_dataloader(self) -> DataLoader[MicroBatch]:

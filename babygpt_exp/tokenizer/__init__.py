@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from babygpt_exp.tokenizer.bpe import train_bpe
+from babygpt_exp.tokenizer.cache import cached
 from babygpt_exp.tokenizer.config import (
     TOKENIZERS,
     BPEConfig,
@@ -30,11 +31,16 @@ def obtain_tokenizer(
         return read_tokenizer(Path(config.path), config.end_of_text)
     if isinstance(config, TrainedConfig):
         texts = documents(config.setup_samples)
-        if isinstance(config, SuperBPEConfig):
-            return train_superbpe(config.vocab_size, texts, config.words_share)
-        assert isinstance(config, BPEConfig)
-        return train_bpe(config.vocab_size, texts, config.split)
+        return cached(config, texts, lambda: train(config, texts))
     return train_bpe(257, [])
+
+
+def train(config: TrainedConfig, texts: list[str]) -> TextTokenizer:
+    """The tokenizer of a config that is trained on texts."""
+    if isinstance(config, SuperBPEConfig):
+        return train_superbpe(config.vocab_size, texts, config.words_share)
+    assert isinstance(config, BPEConfig)
+    return train_bpe(config.vocab_size, texts, config.split)
 
 
 __all__ = [

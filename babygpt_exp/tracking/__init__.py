@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from babygpt_exp.tracking.files import History, Sample
+from babygpt_exp.tracking.history import History, Sample
 
 
 class RunLogger(Protocol):
@@ -20,4 +20,4 @@ class RunLogger(Protocol):
         """The run goes on after `history`; comes before anything else is logged."""
 
     def finish(self, exit_code: int, summary: dict[str, Any]) -> None:
-        """The run has ended: 0 is well."""
+        """The run has ended, and its process is about to, with this exit status; 0 is well."""

@@ -23,18 +23,25 @@ class WandbConfig(LoggerConfig):
     project: str
     """W&B project."""
     run_name: str | None
-    """Name of the run; made from the overrides if null."""
+    """Name of the run; the overrides that tell it from others if null."""
     group: str | None
     """Group of the run; the sweep's folder if null and in a sweep."""
     tags: list[str]
-    """Tags of the run."""
+    """Tags of the run, for filters and colours."""
 
     def __post_init__(self) -> None:
+        problems = [
+            f"logger.tags has '{tag}': a tag has 1 to 64 characters"
+            for tag in self.tags
+            if not 1 <= len(tag) <= 64
+        ]
         if not 1 <= len(self.project) <= 128 or set(self.project) & set("/\\#?%:"):
-            raise ValueError(
+            problems.append(
                 f"logger.project={self.project} must have 1 to 128 characters, "
                 "none of them / \\ # ? % :"
             )
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 LOGGERS: dict[str, type[LoggerConfig]] = {"wandb": WandbConfig, "none": LoggerConfig}

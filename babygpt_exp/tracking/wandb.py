@@ -7,8 +7,8 @@ keeps its id: online W&B appends to it; offline it gets a second log, which repe
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, fields
 from itertools import groupby
@@ -18,10 +18,13 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 
-from babygpt_exp.errors import ConfigError, UserError, one_line
+from babygpt_exp.errors import UserError, one_line
 from babygpt_exp.record import Job
+from babygpt_exp.tracking.account import check_key as check_key
 from babygpt_exp.tracking.config import WandbConfig
-from babygpt_exp.tracking.files import COLUMNS, History, Sample, numbers
+from babygpt_exp.tracking.history import COLUMNS, History, Sample, numbers
+from babygpt_exp.tracking.links import link_to_sweep
+from babygpt_exp.tracking.names import run_name, slug
 
 FOLDERS = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR")
 """Where W&B would write into HOME: kept below the run's folder unless the user has set them."""
@@ -29,30 +32,9 @@ FOLDERS = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIF
 INIT_SECONDS = 30
 """How long to wait for the server in online mode."""
 
-
-def check_key() -> None:
-    """Refuse online mode without a key, before anything is started; asks nobody."""
-    with quiet():
-        has_key = wandb.login(prompt=False)
-    if not has_key:
-        raise ConfigError(
-            "logger.mode=online needs a W&B key: set WANDB_API_KEY, run 'wandb login', or train "
-            "with WANDB_MODE=offline and 'wandb sync' later"
-        )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep wandb's own messages off the terminal."""
-    before = os.environ.get("WANDB_SILENT")
-    os.environ["WANDB_SILENT"] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["WANDB_SILENT"]
-        else:
-            os.environ["WANDB_SILENT"] = before
+FINISH_SECONDS = 300
+"""How long a run that has ended waits for the server to take the rest of it; the rows of a long
+run are a few megabytes."""
 
 
 @contextmanager
@@ -70,13 +52,13 @@ def wandb_folders(root: Path) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def slug(text: str) -> str:
-    """Text as a W&B id or name: readable, without signs that W&B refuses."""
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "-", text).strip("-")[:100]
-
-
-def open_run(config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> WandbRun:
-    """Open a run with tokens as the x axis of every curve.
+def open_run(
+    config: WandbConfig,
+    job: Job,
+    plain_config: dict[str, Any],
+    say: Callable[[str], None] = print,
+) -> WandbRun:
+    """Open a run with tokens as the x axis of every curve; one of a sweep is linked there.
 
     Raises UserError if the server does not answer.
     """
@@ -86,13 +68,15 @@ def open_run(config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> Wan
         save_code=False,
         disable_git=True,
         init_timeout=INIT_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
         reinit="finish_previous",
     )
     try:
         run = wandb.init(
             dir=job.folder,
             id=slug(job.run_id),
-            name=config.run_name or slug(",".join(job.distinct)) or "default",
+            name=config.run_name or run_name(job.distinct),
             project=config.project,
             group=config.group or job.sweep,
             job_type="train",
@@ -110,7 +94,17 @@ def open_run(config: WandbConfig, job: Job, plain_config: dict[str, Any]) -> Wan
     for column in COLUMNS:
         if column != "tokens":
             run.define_metric(column, step_metric="tokens")
-    return WandbRun(run)
+    if job.sweep is not None and config.mode != "disabled":
+        link(run, job, say)
+    return WandbRun(run, say)
+
+
+def link(run: wandb.Run, job: Job, say: Callable[[str], None]) -> None:
+    """Link a job's run into the folder of its sweep, where the file system has links."""
+    try:
+        link_to_sweep(Path(run.dir).parent, job.folder.parent)
+    except OSError as error:
+        say(f"note: no link to this W&B run in the sweep's folder: {one_line(error)}")
 
 
 class WandbRun(WandbLogger):
@@ -120,8 +114,9 @@ class WandbRun(WandbLogger):
     number that it had before, and what W&B has already is not sent twice.
     """
 
-    def __init__(self, run: wandb.Run) -> None:
+    def __init__(self, run: wandb.Run, say: Callable[[str], None] = print) -> None:
         super().__init__(experiment=run)
+        self._say = say
         self._samples: list[Sample] = []
         self._num_logged = 0
         self._num_known: int = run.starting_step
@@ -162,7 +157,17 @@ class WandbRun(WandbLogger):
         """Nothing: `finish` knows how the run ended."""
 
     def finish(self, exit_code: int, summary: dict[str, Any]) -> None:
-        """Close the run with its summary and its true exit code."""
-        numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-        self.experiment.summary.update(numbers)
-        self.experiment.finish(exit_code=exit_code)
+        """Close the run with what summary.json says of it, and the exit status of its process.
+
+        W&B shows 0 as finished and any other as failed; the summary's `status` says more.
+        """
+        plain = {key: value for key, value in summary.items() if not isinstance(value, dict | list)}
+        self.experiment.summary.update(plain)
+        folder = Path(self.experiment.dir).parent
+        try:
+            self.experiment.finish(exit_code=exit_code)
+        except TimeoutError:
+            self._say(
+                f"note: W&B did not take all of the run in {FINISH_SECONDS} s; send it again: "
+                + shlex.join(["wandb", "sync", "--include-online", str(folder)])
+            )

@@ -1,0 +1,62 @@
+"""Streamers that the jobs of a sweep have in common: each text is read and tokenized once.
+
+They are started before the jobs are forked, so that a job knows them: `shared` is how it asks.
+"""
+
+from __future__ import annotations
+
+import atexit
+from pathlib import Path
+from typing import Any
+
+from babygpt_exp.data.config import DataConfig
+from streamer.access import new_token
+from streamer.embedded import EmbeddedStreamer, EmbeddedStreamerError
+
+Key = tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]
+"""Sources, and how they are read."""
+
+_SHARED: dict[Key, EmbeddedStreamer] = {}
+
+
+def shared(sources: list[str], options: dict[str, Any]) -> EmbeddedStreamer | None:
+    """The streamer that serves these sources to all jobs; None if there is no such sweep."""
+    return _SHARED.get(key_of(sources, options))
+
+
+def key_of(sources: list[str], options: dict[str, Any]) -> Key:
+    """What a streamer is known by."""
+    return tuple(sources), tuple(sorted(options.items()))
+
+
+class SharedStreamers:
+    """The streamers of a sweep, until the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log_path = folder / "streamer.log"
+        atexit.register(self.close)
+
+    def serve(self, data: DataConfig) -> None:
+        """Start what data needs, unless it runs already. One that does not start is not shared:
+        the job starts its own, and tells of what is wrong."""
+        for sources in (data.embedded_sources, data.validation_sources):
+            key = key_of(sources, data.embedded_options)
+            if not sources or key in _SHARED:
+                continue
+            server = EmbeddedStreamer(
+                sources, token=new_token(), log_path=self.log_path, **data.embedded_options
+            )
+            try:
+                _SHARED[key] = server.__enter__()
+            except EmbeddedStreamerError:
+                continue
+
+    def restart_ended(self) -> None:
+        """Start those again that have ended, at the same address: their clients come back."""
+        for server in _SHARED.values():
+            server.restart_if_ended()
+
+    def close(self) -> None:
+        """End them."""
+        while _SHARED:
+            _SHARED.popitem()[1].close()

@@ -1,0 +1,1 @@
+"""Sweeps: their folder, and their jobs as processes."""

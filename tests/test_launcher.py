@@ -1,0 +1,213 @@
+"""`hydra/launcher=process` as a plugin: Hydra's conformance suites, and rough children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.test_utils.launcher_common_tests import (
+    BatchedSweeperTestSuite,
+    IntegrationTestSuite,
+    LauncherTestSuite,
+)
+from hydra.test_utils.test_utils import TSweepRunner
+from omegaconf import DictConfig
+
+from hydra_plugins.babygpt_launcher.launcher import ProcessLauncher
+
+NAME = "hydra_plugins.babygpt_launcher.launcher.ProcessLauncher"
+
+
+def test_hydra_finds_it() -> None:
+    assert "ProcessLauncher" in [
+        plugin.__name__ for plugin in Plugins.instance().discover(Launcher)
+    ]
+    assert f"{ProcessLauncher.__module__}.{ProcessLauncher.__name__}" == NAME
+
+
+Sweep = Callable[..., dict[int, JobReturn]]
+
+
+@pytest.fixture
+def sweep(hydra_sweep_runner: TSweepRunner, tmp_path: Path) -> Sweep:
+    """`a=0,1,...` with a task, through Hydra; what became of each job."""
+
+    def run(task: Callable[[DictConfig], Any], num_jobs: int, *overrides: str) -> dict[int, Any]:
+        found: dict[int, JobReturn] = {}
+
+        def launch(self: ProcessLauncher, *arguments: Any, **words: Any) -> Any:
+            returns = real(self, *arguments, **words)
+            found.update(enumerate(returns))
+            return [result for result in returns if result.status == JobStatus.COMPLETED]
+
+        with pytest.MonkeyPatch.context() as patch:
+            launcher = Plugins.instance().class_name_to_class[NAME]
+            real = launcher.launch
+            patch.setattr(launcher, "launch", launch)
+            runner = hydra_sweep_runner(
+                calling_file=None,
+                calling_module="hydra.test_utils.a_module",
+                task_function=task,
+                config_path="configs",
+                config_name="compose",
+                overrides=["hydra/launcher=process", f"+a=range({num_jobs})", *overrides],
+                temp_dir=tmp_path / "sweep",
+            )
+            with runner:
+                return found
+
+    return run
+
+
+def error_of(result: JobReturn) -> str:
+    """Why a job failed."""
+    assert result.status == JobStatus.FAILED
+    return str(result._return_value)
+
+
+class Awkward(Exception):
+    """An exception that can be sent and not received."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class TestRoughJobs:
+    """Jobs that die, hang, leak and leave things behind."""
+
+    def test_deaths_are_failed_jobs_and_the_others_go_on(self, sweep: Sweep) -> None:
+        def task(config: DictConfig) -> Any:
+            if config.a == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if config.a == 1:
+                os._exit(7)
+            if config.a == 2:
+                raise Awkward(1, 2)
+            if config.a == 3:
+                return lambda: "what can not be sent"
+            return config.a
+
+        results = sweep(task, 5)
+        assert error_of(results[0]) == "job 0: killed by SIGKILL (out of memory?)"
+        assert error_of(results[1]) == "job 1: ended with exit status 7"
+        assert error_of(results[2]) == "Awkward: 1 and 2"
+        assert results[4].return_value == 4
+
+    def test_nothing_gets_from_job_to_job(self, sweep: Sweep) -> None:
+        def task(config: DictConfig) -> Any:
+            seen = (os.environ.get("LEAK"), len(leaked), os.getpid())
+            os.environ["LEAK"] = "yes"
+            leaked.append(bytes(10_000_000))
+            return seen
+
+        leaked: list[bytes] = []
+        results = [result.return_value for result in sweep(task, 3).values()]
+        assert len({process for *_, process in results}) == 3
+        assert {tuple(seen) for *seen, _ in results} == {(None, 0)}
+        assert "LEAK" not in os.environ
+        assert not leaked
+
+    def test_time_limit(self, sweep: Sweep) -> None:
+        def task(config: DictConfig) -> Any:
+            time.sleep(0 if config.a else 60)
+            return config.a
+
+        results = sweep(task, 2, "hydra.launcher.time_limit_seconds=1")
+        assert error_of(results[0]) == "job 0: time limit of 1 s"
+        assert results[1].return_value == 1
+
+    def test_what_a_job_leaves_behind_is_ended(self, sweep: Sweep) -> None:
+        def task(config: DictConfig) -> Any:
+            return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid
+
+        (result,) = sweep(task, 1).values()
+        deadline = time.monotonic() + 20
+        while is_alive(result.return_value) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_alive(result.return_value)
+
+    def test_several_at_a_time_share_the_machine(
+        self, sweep: Sweep, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def task(config: DictConfig) -> Any:
+            os.write(1, f"hello from {config.a}\n".encode())
+            os.write(2, b"no line break")
+            start = time.monotonic()
+            time.sleep(0.3)
+            return start, time.monotonic(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+        results = sweep(task, 4, "hydra.launcher.n_jobs=2")
+        times = [result.return_value for result in results.values()]
+        assert sorted(gpu for *_, gpu in times[:2]) == ["4", "7"]
+        assert {gpu for *_, gpu in times} == {"4", "7"}
+        assert times[0][0] < times[1][1]
+        assert times[1][0] < times[0][1]
+        output = capfd.readouterr().out
+        for number in range(4):
+            assert f"[{number}] hello from {number}\n" in output
+            assert f"[{number}] no line break\n" in output
+
+    @pytest.mark.parametrize(
+        ("override", "words"),
+        [
+            ("hydra.launcher.n_jobs=0", "n_jobs=0 must be at least 1"),
+            ("hydra.launcher.time_limit_seconds=0", "must be above 0"),
+        ],
+    )
+    def test_bad_settings(self, sweep: Sweep, override: str, words: str) -> None:
+        with pytest.raises(Exception, match=words):
+            sweep(lambda config: None, 1, override)
+
+
+def is_alive(process_id: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"),
+    [("process", []), ("process", ["hydra.launcher.n_jobs=2"])],
+    ids=["one", "two"],
+)
+class TestConformance(LauncherTestSuite):
+    """Hydra's suite for launchers."""
+
+
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"),
+    [
+        (
+            "process",
+            [
+                # one at a time, so that the batches are seen
+                "hydra/sweeper=basic",
+                "hydra.sweeper.max_batch_size=2",
+            ],
+        )
+    ],
+)
+class TestBatches(BatchedSweeperTestSuite):
+    """Hydra's suite for sweepers that launch in batches."""
+
+
+@pytest.mark.parametrize(
+    ("task_launcher_cfg", "extra_flags"),
+    [({"defaults": [{"override hydra/launcher": "process"}]}, ["-m"])],
+)
+class TestIntegration(IntegrationTestSuite):
+    """Hydra's suite that starts programs."""
