@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, one_line
 from babygpt_exp.folder import RunFolder, locked
 from babygpt_exp.options import CONF
+from babygpt_exp.pruner import PrunedValue, RunPruned
 from babygpt_exp.resume import PRESET, check, with_saved_config
 from babygpt_exp.saved import SavedRun, read_run
 
@@ -116,6 +117,9 @@ def run_in_sweep(composed: DictConfig, folder: Path) -> float:
     try:
         config = checked(composed)
         return run(config, folder, resume=RunFolder(folder).config.exists())
+    except RunPruned as error:
+        print(one_line(error), flush=True)
+        return PrunedValue(error.bits_per_byte)
     except RunInterrupted as error:
         leave(error)
     except (UserError, OSError) as error:

@@ -17,6 +17,7 @@ from babygpt_exp.errors import ConfigError, one_line
 from babygpt_exp.hardware import HardwareConfig, PrecisionConfig
 from babygpt_exp.model import ARCHITECTURES, ArchConfig, ModelConfig
 from babygpt_exp.optimizer import OPTIMIZERS, OptimizerConfig
+from babygpt_exp.pruner import PRUNERS, PrunerConfig
 from babygpt_exp.sampling import SamplingConfig
 from babygpt_exp.schedule import SCHEDULES, ScheduleConfig
 from babygpt_exp.tokenizer import TOKENIZERS, TokenizerConfig
@@ -91,6 +92,7 @@ class Config:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     logger: LoggerConfig
+    pruner: PrunerConfig
     run: RunConfig
     sampling: SamplingConfig
     seed: int
@@ -132,6 +134,7 @@ GROUPS: dict[str, type[Any] | dict[str, Any]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "logger": LOGGERS,
+    "pruner": PRUNERS,
     "run": RunConfig,
     "sampling": SamplingConfig,
 }

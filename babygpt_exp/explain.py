@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from babygpt_exp.config import GROUPS
-from babygpt_exp.errors import one_line
+from babygpt_exp.errors import UserError, one_line
 from babygpt_exp.options import CONF, options
 from babygpt_exp.typed import nearest
 
@@ -25,11 +25,15 @@ def known_keys() -> Iterator[str]:
 def explain(error: Exception, arguments: list[str]) -> str:
     """One line for an error of Hydra's while it composed `arguments`."""
     text = str(error)
-    if found := re.search(r"Could not find '([\w/]+)/([^'/]+)'", text):
+    if isinstance(error.__cause__, UserError):  # of a launcher or a sweeper
+        return one_line(error.__cause__)
+    found = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
+    if found and not found[1].startswith("hydra/"):
         group, option = found.groups()
         choices = options(group)
         return f"there is no {group}={option}; {nearest(option, choices)} ({', '.join(choices)})"
-    if found := re.search(r"Could not override '([^']+)'", text):
+    found = re.search(r"Could not override '([^']+)'", text)
+    if found and not found[1].startswith("hydra."):
         return f"unknown key '{found[1]}'; {nearest(found[1], set(known_keys()))}"
     if "Config group override must be a string" in text:
         for argument in arguments:
@@ -37,4 +41,5 @@ def explain(error: Exception, arguments: list[str]) -> str:
             if option and (CONF / group).is_dir() and option not in options(group):
                 return f"there is no {argument}; {group} has: {', '.join(options(group))}"
     cause = f": {one_line(error.__cause__)}" if error.__cause__ is not None else ""
-    return re.sub(r" See https://\S+ for details", "", one_line(error)) + cause
+    rest = r" See https://\S+ for details| Config search path: .*"
+    return re.sub(rest, "", one_line(error)) + cause

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = (
     "hardware.",
     "logger.",
+    "pruner.",
     "sampling.",
     "run.max_tokens",
     "run.log_every_tokens",

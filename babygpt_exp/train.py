@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from babygpt_exp.callbacks.checkpoints import Checkpoints
 from babygpt_exp.callbacks.metrics import Clock, Metrics
+from babygpt_exp.callbacks.prune import Prune
 from babygpt_exp.callbacks.resume import Resume
 from babygpt_exp.callbacks.samples import Samples
 from babygpt_exp.callbacks.stop import Stop, StopSignals
@@ -31,6 +32,7 @@ from babygpt_exp.hardware import (
 )
 from babygpt_exp.module import GPTModule
 from babygpt_exp.peak import measure_run_peak
+from babygpt_exp.pruner import MedianConfig
 from babygpt_exp.record import Job, Record
 from babygpt_exp.terminal import Terminal, clock_text
 from babygpt_exp.tracking.config import WandbConfig
@@ -116,6 +118,11 @@ def build(
         samples = Samples(config, clock, terminal, signals)
         stop = Stop(config, signals, checkpoints)
         callbacks: list[L.Callback] = [metrics, checkpoints, samples, stop]
+        if isinstance(config.pruner, MedianConfig):
+            if record.job.sweep is None:
+                terminal.say("note: pruner=median does nothing outside a sweep")
+            else:
+                callbacks.append(Prune(config, config.pruner, metrics))
         if saved is not None:
             callbacks.append(Resume(config, record, saved, metrics, samples, checkpoints))
         trainer = new_trainer(config, machine.accelerator, micro, loggers, callbacks)

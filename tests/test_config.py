@@ -133,6 +133,7 @@ class TestOptions:
             "optimizer": "muon",
             "schedule": "wsd",
             "logger": "wandb",
+            "pruner": "none",
         }
         assert (config.model.num_layers, config.model.width) == (4, 512)
         assert (config.model.num_heads, config.model.context) == (8, 512)

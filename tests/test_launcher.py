@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import version
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -33,6 +34,12 @@ def test_hydra_finds_it() -> None:
         plugin.__name__ for plugin in Plugins.instance().discover(Launcher)
     ]
     assert f"{ProcessLauncher.__module__}.{ProcessLauncher.__name__}" == NAME
+
+
+@pytest.fixture(autouse=True)
+def fresh_hydra(hydra_restore_singletons: None) -> None:
+    """Hydra as its suites expect it, whatever version of its manners a test before has chosen."""
+    version.setbase("1.1")
 
 
 Sweep = Callable[..., dict[int, JobReturn]]

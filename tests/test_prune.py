@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from experiment_harness import QUIET, Outcome, read_summary
 
 from babygpt_exp.callbacks.prune import Prune, complete_curves
 from babygpt_exp.pruner import (
@@ -132,6 +134,27 @@ class TestCallback:
         validate(sweep, 100, 9.0, warmup_tokens=None)
         with pytest.raises(RunPruned):
             validate(sweep, 100, 9.0, warmup_tokens=0)
+
+
+def test_in_a_sweep(babygpt: Callable[..., Outcome], tmp_path: Path) -> None:
+    """One of two is stopped: no failure, told as pruned, and not begun again."""
+    command = (
+        *("-m", *QUIET, "hydra/sweeper=optuna", f"hydra.sweep.dir={tmp_path / 'sweep'}"),
+        *("optimizer=adamw", "optimizer.lr=0.02,0.0000001", "run.eval_every_tokens=4096"),
+        *("pruner=median", "pruner.num_startup_runs=1", "pruner.warmup_tokens=0"),
+        "hydra.sweeper.n_trials=2",
+    )
+    outcome = babygpt(*command)
+    assert outcome.exit_code == 0, outcome.errors
+    assert "1 complete, 1 pruned" in outcome.output
+    summary = read_summary(tmp_path / "sweep" / "1")
+    assert summary["status"] == "interrupted"
+    assert summary["tokens"] == 4096
+    assert (tmp_path / "sweep" / "1" / "checkpoints" / "last.ckpt").exists()
+    again = babygpt(*command)
+    assert again.exit_code == 0, again.errors
+    assert "1 complete, 1 pruned" in again.output
+    assert read_summary(tmp_path / "sweep" / "1") == summary
 
 
 def test_a_pruned_value_is_a_number_that_goes_between_processes() -> None:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from babygpt_exp.errors import ConfigError, UserError
 from babygpt_exp.folder import RunFolder
+from babygpt_exp.pruner import PrunedValue, is_pruned
 from babygpt_exp.summary import STILL_RUNNING, first_summary
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def finished(folder: Path, overrides: list[str]) -> float | None:
-    """The final bits a byte of a sweep's job that is complete; None if it has to run, or to go on.
+    """The final bits a byte of a sweep's job that is complete, those so far of one that was pruned;
+    None if it has to run, or to go on.
 
     Raises ConfigError if the folder is of a job with other overrides.
     """
@@ -134,6 +136,8 @@ def finished(folder: Path, overrides: list[str]) -> float | None:
             f"{folder} is of another sweep: it has {' '.join(was)}, not {' '.join(overrides)}; "
             "give the same overrides to go on with it, or another hydra.sweep.dir"
         )
+    if is_pruned(summary):
+        return PrunedValue(summary["final_val_bpb"])
     return summary["final_val_bpb"] if summary["status"] == "completed" else None
 
 

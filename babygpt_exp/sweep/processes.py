@@ -58,8 +58,9 @@ class Processes:
                         for handle in child.handles:
                             selector.register(handle, EVENT_READ, child)
                 for child in {key.data for key, _ in selector.select(TICK_SECONDS)}:
+                    ended = child.has_ended  # before it is heard out
                     tell(child)
-                    if child.has_ended:
+                    if ended:
                         for handle in child.handles:
                             selector.unregister(handle)
                         slots[slots.index(child)] = None
