@@ -18,11 +18,9 @@ from babygpt_exp.evaluation import Evaluation
 from babygpt_exp.model import build_model
 from babygpt_exp.model.loss import chunk_gradients, chunked_nats, plain_nats
 from babygpt_exp.optimizer import build_optimizer
+from babygpt_exp.saved import CHECKPOINT_VERSION
 from babygpt_exp.schedule import multiplier
 from babygpt_exp.tokenizer import TextTokenizer
-
-CHECKPOINT_VERSION = 1
-"""Version of what `on_save_checkpoint` adds."""
 
 
 class GPTModule(L.LightningModule):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from babygpt_exp.data.module import StreamDataModule
     from babygpt_exp.tokenizer import TextTokenizer
 
+CHECKPOINT_VERSION = 1
+"""Version of what `GPTModule` adds to a checkpoint."""
+
 
 def plain_config(path: Path) -> dict[str, Any]:
     """A config.yaml as nested values."""
@@ -95,7 +98,6 @@ def read_run(path: Path) -> SavedRun:
     import torch
     from tokenizers import Tokenizer
 
-    from babygpt_exp.module import CHECKPOINT_VERSION
     from babygpt_exp.tokenizer import TextTokenizer
 
     folder = RunFolder(path)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from experiment_harness import TINY, Outcome, Running, TinyRun, make_environment, run
+import torch
+from experiment_harness import (
+    EXPERIMENTS,
+    TINY,
+    Outcome,
+    Running,
+    TinyRun,
+    make_environment,
+    run,
+)
 from hypothesis import settings
 
 settings.register_profile("seeded", derandomize=True, deadline=None)
@@ -16,6 +26,20 @@ settings.load_profile("seeded")
 for _name in [name for name in os.environ if name.startswith(("WANDB_", "HYDRA_"))]:
     del os.environ[_name]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tensors as small as those of the tests
+torch.set_num_threads(1)  # the same here, where torch has read the other already
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays; no collection of garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_of_forks() -> Iterator[None]:
+    """The server of forked runs ends with the tests."""
+    yield
+    EXPERIMENTS.close()
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +58,10 @@ def environment(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def babygpt(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Outcome]:
     """`python -m babygpt_exp ARGUMENTS` in an empty folder, to its end."""
 
-    def start(*arguments: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Outcome:
-        return run(*arguments, cwd=cwd, env=environment if env is None else env)
+    def start(
+        *arguments: str, cwd: Path = tmp_path, env: dict[str, str] | None = None, **options: bool
+    ) -> Outcome:
+        return run(*arguments, cwd=cwd, env=environment if env is None else env, **options)
 
     return start
 
@@ -45,8 +71,10 @@ def start_babygpt(tmp_path: Path, environment: dict[str, str]) -> Iterator[Calla
     """The same without waiting; what still runs is killed in the end."""
     started: list[Running] = []
 
-    def start(*arguments: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Running:
-        started.append(Running(*arguments, cwd=cwd, env=env or environment))
+    def start(
+        *arguments: str, cwd: Path = tmp_path, env: dict[str, str] | None = None, **options: bool
+    ) -> Running:
+        started.append(Running(*arguments, cwd=cwd, env=env or environment, **options))
         return started[-1]
 
     yield start
@@ -56,9 +84,9 @@ def start_babygpt(tmp_path: Path, environment: dict[str, str]) -> Iterator[Calla
 
 @pytest.fixture(scope="session")
 def tiny_run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """One run with everything on, W&B offline; look, do not touch."""
+    """One run with everything on, W&B offline, as a user starts it; look, do not touch."""
     cwd = tmp_path_factory.mktemp("tiny-run")
-    outcome = run(*TINY, cwd=cwd, env=environment)
+    outcome = run(*TINY, cwd=cwd, env=environment, fresh=True)
     assert outcome.exit_code == 0, outcome.errors
     return TinyRun(outcome, outcome.folder, list(TINY))
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forked_processes import Death, Forked, ForkServer
 from omegaconf import OmegaConf
 
 from babygpt_exp.model import ARCHITECTURES, ArchConfig
@@ -46,8 +47,16 @@ TINY = (
 QUIET = (*TINY, "logger=none", "run.sample_every_tokens=16384", "run.eval_every_tokens=16384")
 """The same with as little as possible beside the training."""
 
-ENDLESS = (*QUIET, "run.max_tokens=100_000_000", "run.log_every_tokens=1024")
-"""A run that is still training whenever a test looks."""
+ENDLESS = (*QUIET, "run.max_tokens=20_000_000", "run.log_every_tokens=1024")
+"""A run that still trains whenever a test looks, and is too short to measure the machine first."""
+
+
+EXPERIMENTS = ForkServer(
+    *("babygpt_exp.train", "babygpt_exp.explain", "babygpt_exp.bench.cli"),
+    "s3fs",  # imported by Lightning as it saves a checkpoint
+)
+"""What runs are forked from; not W&B, which makes a folder when imported that is taken away at the
+end of a process."""
 
 
 def architecture(option: str, **changes: Any) -> ArchConfig:
@@ -95,10 +104,18 @@ class TinyRun:
     overrides: list[str]
 
 
-def run(*arguments: str, cwd: Path, env: dict[str, str], start: list[str] | None = None) -> Outcome:
-    """Run `python -m babygpt_exp` to its end, in a process group of its own."""
+def run(
+    *arguments: str,
+    cwd: Path,
+    env: dict[str, str],
+    start: list[str] | None = None,
+    fresh: bool = False,
+) -> Outcome:
+    """Run `python -m babygpt_exp` to its end, in a session of its own; see Running."""
+    if start is None:
+        return Running(*arguments, cwd=cwd, env=env, fresh=fresh).end()
     done = subprocess.run(
-        start or command(*arguments),
+        start,
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -110,21 +127,51 @@ def run(*arguments: str, cwd: Path, env: dict[str, str], start: list[str] | None
     return Outcome(done.returncode, done.stdout, done.stderr, cwd)
 
 
-class Running:
-    """A run that is going on."""
-
-    def __init__(self, *arguments: str, cwd: Path, env: dict[str, str]) -> None:
-        self.cwd = cwd
-        self.process = subprocess.Popen(
-            command(*arguments),
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+def run_all(
+    jobs: list[tuple[list[str], Death | None]],
+    *,
+    cwd: Path,
+    env: dict[str, str],
+    seconds: float = SECONDS,
+) -> list[Outcome]:
+    """Run lists of arguments one after the other; some die on the way."""
+    deadline = time.monotonic() + seconds
+    outcomes = []
+    for arguments, death in jobs:
+        process = EXPERIMENTS.start(
+            "babygpt_exp", *arguments, cwd=cwd, env=env, text=True, death=death
         )
+        output, errors = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        outcomes.append(Outcome(process.wait(0), output, errors, cwd))
+    return outcomes
+
+
+class Running:
+    """A run that is going on.
+
+    A fork, which is there at once; with `fresh`, or where an import would see that the environment
+    is another, an interpreter that begins with nothing, as a user's does.
+    """
+
+    process: subprocess.Popen[str] | Forked
+
+    def __init__(
+        self, *arguments: str, cwd: Path, env: dict[str, str], fresh: bool = False
+    ) -> None:
+        self.cwd = cwd
+        if not fresh and EXPERIMENTS.can_start(env):
+            self.process = EXPERIMENTS.start("babygpt_exp", *arguments, cwd=cwd, env=env, text=True)
+        else:
+            self.process = subprocess.Popen(
+                command(*arguments),
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
 
     def wait_for_rows(self, count: int) -> Path:
         """The run's folder, once its metrics.csv has `count` rows."""
@@ -143,14 +190,23 @@ class Running:
     def stop(self, number: signal.Signals) -> Outcome:
         """Send a signal to the run alone and wait for its end."""
         self.process.send_signal(number)
-        output, errors = self.process.communicate(timeout=SECONDS)
+        return self.end()
+
+    def end(self) -> Outcome:
+        """Wait for its end; kill it if that does not come."""
+        try:
+            output, errors = self.process.communicate(timeout=SECONDS)
+        except BaseException:
+            self.kill()
+            raise
+        assert self.process.returncode is not None
         return Outcome(self.process.returncode, output, errors, self.cwd)
 
     def kill(self) -> None:
         """End it if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
+            self.process.communicate(timeout=SECONDS)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -231,4 +287,5 @@ def make_environment(home: Path, cache: Path) -> dict[str, str]:
         "HOME": str(home),
         "XDG_CACHE_HOME": str(cache),
         "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",  # for tensors as small as those of the tests
     }

@@ -14,8 +14,8 @@ import signal
 import tempfile
 from pathlib import Path
 
-from experiment_harness import TINY
-from forked_runs import Death, run_all
+from experiment_harness import EXPERIMENTS, TINY, run_all
+from forked_processes import Death
 from test_resume import learned, load, tensors
 
 PLACES = {
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options, overrides = parser.parse_known_args()
     start = [*RUN, *overrides]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as name:
         cwd = Path(name)
         jobs: list[tuple[list[str], Death | None]] = [([*start, "hydra.run.dir=whole"], None)]
@@ -74,6 +74,7 @@ def main() -> None:
             jobs.append((arguments, death))
             arguments = ["resume=killed"]
         ends = run_all([*jobs, (arguments, None)], cwd=cwd, env=env, seconds=3600)
+        EXPERIMENTS.close()
         for (_, wanted), end in zip(jobs, ends, strict=False):
             print(f"{end.exit_code:4}", wanted or "")
         num_deaths = sum(end.exit_code != 0 for end in ends)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment_harness import QUIET, SECONDS, TINY
+from experiment_harness import EXPERIMENTS, QUIET, SECONDS, TINY, Outcome, run
 
 from babygpt_exp.bench.cli import compose_config, main
 from babygpt_exp.bench.endless import endless
@@ -23,7 +22,10 @@ RATES = (
     "peak_gflops",
     "stream_tokens_per_s",
     "generate_tokens_per_s",
+    "generate_batch32_tokens_per_s",
     "generate_uncached_tokens_per_s",
+    "generate_percent_of_matmul",
+    "first_token_ms",
     "peak_memory_mb",
     "first_step_seconds",
     "roof_gflops",
@@ -37,18 +39,11 @@ TRACED = (
 code: whether anything is compiled again is the same, and there is less to wait for."""
 
 
-def bench(
-    *arguments: str, cwd: Path, env: dict[str, str], start: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *(start or ("-m", "babygpt_exp.bench")), *arguments],
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+def bench(*arguments: str, cwd: Path, env: dict[str, str]) -> Outcome:
+    """`python -m babygpt_exp.bench ARGUMENTS`, from where its imports are done."""
+    process = EXPERIMENTS.start("babygpt_exp.bench", *arguments, cwd=cwd, env=env, text=True)
+    output, errors = process.communicate(timeout=SECONDS)
+    return Outcome(process.wait(0), output, errors, cwd)
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +55,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(place: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def done(place: Path, environment: dict[str, str]) -> Outcome:
     """The benchmark of a tiny model, as short as it can be, with all that a run has."""
     arguments = (*TINY, "hardware.compile=true", "--seconds=0.1", "--pairs=2")
     env = environment | {"TMPDIR": str(place / "temporary"), "WANDB_MODE": "online"}
-    env["OMP_NUM_THREADS"] = "1"  # for tensors as small as these
-    done = bench(*arguments, cwd=place, env=env, start=("-c", TRACED))
-    assert done.returncode == 0, done.stderr
+    start = [sys.executable, "-c", TRACED, *arguments]
+    done = run(cwd=place, env=env, start=start)
+    assert done.exit_code == 0, done.errors
     return done
 
 
 @pytest.fixture(scope="module")
-def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(done.stdout)
+def figures(done: Outcome) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.output)
     return found
 
 
@@ -122,9 +117,9 @@ class TestFigures:
             pytest.skip("no Linux")
         assert figures["peak_memory_mb"] > figures["streamer_memory_mb"] > 10
 
-    def test_says_how_long_it_will_take(self, done: subprocess.CompletedProcess[str]) -> None:
-        assert "measuring, about 00:4" in done.stderr
-        assert "pair 2 of 2" in done.stderr
+    def test_says_how_long_it_will_take(self, done: Outcome) -> None:
+        assert "measuring, about 00:4" in done.errors
+        assert "pair 2 of 2" in done.errors
 
     def test_leaves_nothing_behind(self, figures: dict[str, Any], place: Path) -> None:
         assert [path.name for path in place.iterdir()] == ["temporary"]
@@ -161,17 +156,18 @@ class TestUse:
         self, tmp_path: Path, environment: dict[str, str]
     ) -> None:
         done = bench(*TINY, "data=local", "data.source=/absent", cwd=tmp_path, env=environment)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "/absent" in done.stderr.splitlines()[-1]
-        assert "Traceback" not in done.stderr
+        assert (done.exit_code, done.output) == (1, "")
+        assert "/absent" in done.errors.splitlines()[-1]
+        assert "Traceback" not in done.errors
         assert not list(tmp_path.iterdir())
 
     def test_help_names_groups_and_settings(
         self, tmp_path: Path, environment: dict[str, str]
     ) -> None:
-        done = bench("--help", cwd=tmp_path, env=environment)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert all(word in done.stdout for word in ("--seconds", "--pairs", "optimizer: adamw"))
+        start = [sys.executable, "-m", "babygpt_exp.bench", "--help"]
+        done = run(cwd=tmp_path, env=environment, start=start)
+        assert (done.exit_code, done.errors) == (0, "")
+        assert all(word in done.output for word in ("--seconds", "--pairs", "optimizer: adamw"))
 
 
 class TestEndless:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,17 +61,21 @@ class TestConfig:
     """
 
     @pytest.mark.parametrize(
-        ("arguments", "words"),
+        ("arguments", "words", "fresh"),
         [
-            (["model=bbaby"], ["model=bbaby", "did you mean 'baby'?"]),
-            (["model=nano", "model.num_heads=3"], ["model.num_heads=3", "model.width=128"]),
+            (["model=bbaby"], ["model=bbaby", "did you mean 'baby'?"], True),
+            (["model=nano", "model.num_heads=3"], ["model.num_heads=3", "model.width=128"], False),
         ],
         ids=["option", "sizes"],
     )
     def test_one_line_and_no_folder(
-        self, babygpt: Callable[..., Outcome], arguments: list[str], words: list[str]
+        self,
+        babygpt: Callable[..., Outcome],
+        arguments: list[str],
+        words: list[str],
+        fresh: bool,
     ) -> None:
-        outcome = babygpt(*arguments)
+        outcome = babygpt(*arguments, fresh=fresh)
         line = outcome.one_error_line()
         assert outcome.exit_code == 2
         assert outcome.output == ""
@@ -159,8 +164,9 @@ class TestStop:
     """A run that is asked to stop, or is not even asked."""
 
     @pytest.fixture
-    def own(self, environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    def own(self, environment: dict[str, str], cache: Path, tmp_path: Path) -> dict[str, str]:
         """An environment by which this test's streamer can be told from others."""
+        shutil.copytree(cache, tmp_path / "cache")
         return environment | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     @pytest.mark.parametrize(
@@ -198,7 +204,8 @@ class TestStop:
         number: signal.Signals,
         exit_code: int,
     ) -> None:
-        running = start_babygpt(*ENDLESS, env=own)
+        long = "run.max_tokens=100_000_000"  # the machine is measured first
+        running = start_babygpt(*ENDLESS, long, env=own, fresh=True)
         wait_until(lambda: any(running.cwd.glob("outputs/*/*/summary.json")), "summary.json")
         outcome = running.stop(number)
         assert number.name in outcome.errors.splitlines()[-1]

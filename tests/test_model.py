@@ -12,7 +12,18 @@ from experiment_harness import architecture
 from torch import Tensor
 
 from babygpt_exp.flops import flops_per_token
-from babygpt_exp.model import ARCHITECTURES, IGNORE, ArchConfig, Cache, Decoder, ModelConfig
+from babygpt_exp.model import (
+    ARCHITECTURES,
+    IGNORE,
+    ArchConfig,
+    Decoder,
+    ModelConfig,
+    Piece,
+    Place,
+    Step,
+    one_run,
+    runs_of,
+)
 from babygpt_exp.model import build_model as build
 from babygpt_exp.model.eir import rotate_pairs
 from babygpt_exp.model.parts import attend_by_rows, rotary_table, rotate
@@ -70,8 +81,8 @@ class DecoderSuite:
         torch.manual_seed(1)
         return build(size, self.arch(), VOCABULARY)
 
-    def logits(self, model: Decoder, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        return model.logits(model.hidden(tokens, cache))
+    def logits(self, model: Decoder, tokens: Tensor, place: Place | None = None) -> Tensor:
+        return model.logits(model.hidden(tokens, place))
 
     def test_shapes_and_types(self, model: Decoder, tokens: Tensor, targets: Tensor) -> None:
         hidden = model.hidden(tokens)
@@ -140,18 +151,39 @@ class DecoderSuite:
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize(
-        "pieces", [[CONTEXT], [5] + [1] * 20, [10, 22], [1] * CONTEXT, [7, 9, 1, 15]], ids=str
+        "pieces", [[CONTEXT], [5] + [1] * 20, [10, 22], [7, 9, 1, 15]], ids=str
     )
-    def test_cache_changes_nothing(self, model: Decoder, tokens: Tensor, pieces: list[int]) -> None:
-        cache, got, start = Cache(CONTEXT), [], 0
+    def test_pieces_in_a_cache_change_nothing(
+        self, model: Decoder, tokens: Tensor, pieces: list[int]
+    ) -> None:
+        shaken(model)
+        cache, got, start = model.new_cache(3, torch.float32), [], 0
         with torch.no_grad():
-            expected = self.logits(shaken(model), tokens[:, : sum(pieces)])
-            for piece in pieces:
-                got.append(self.logits(model, tokens[:, start : start + piece], cache))
-                start += piece
-        assert cache.length == sum(pieces)
+            expected = self.logits(model, tokens[:1, : sum(pieces)])
+            for size in pieces:
+                piece = Piece(cache, 1, start, size)
+                got.append(self.logits(model, tokens[:1, start : start + size], piece))
+                start += size
         assert len(cache.keys) == self.num_blocks
         torch.testing.assert_close(torch.cat(got, dim=1), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("runs", [runs_of, one_run])
+    def test_steps_of_other_lengths_change_nothing(
+        self, model: Decoder, tokens: Tensor, runs: Any
+    ) -> None:
+        shaken(model)
+        cache, lengths = model.new_cache(3, torch.float32), [1, 12, CONTEXT - 4]
+        with torch.no_grad():
+            expected = self.logits(model, tokens)
+            for slot, length in enumerate(lengths):
+                model.hidden(tokens[slot : slot + 1, :length], Piece(cache, slot, 0, length))
+            for done in range(4):
+                positions = [length + done for length in lengths]
+                column = torch.tensor(positions)[:, None]
+                step = Step(cache, column, runs(positions, CONTEXT))
+                got = self.logits(model, tokens.gather(1, column), step)[:, 0]
+                wanted = expected[torch.arange(3), column[:, 0]]
+                torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
     def test_ignored_targets_count_nothing(
         self, model: Decoder, tokens: Tensor, targets: Tensor
@@ -392,6 +424,17 @@ def test_pairs_turn_against_halves() -> None:
     turned = rotate(halves, cos, -sin)
     expected = torch.stack(turned.chunk(2, dim=-1), dim=-1).flatten(-2)
     torch.testing.assert_close(rotate_pairs(x, cos, sin), expected)
+
+
+def test_spans_are_doubled_up_to_the_context() -> None:
+    assert runs_of([0, 63, 64, 200, 299, 5], 300) == (
+        (0, 2, 64),
+        (2, 3, 128),
+        (3, 4, 256),
+        (4, 5, 300),
+        (5, 6, 64),
+    )
+    assert one_run([0, 63, 64], 300) == ((0, 3, 128),)
 
 
 @pytest.mark.parametrize("length", [1, 100, 128, 300])

@@ -80,7 +80,7 @@ NEEDY = [words for words in TRAINING if "data=remote" in words or "resume=" in w
 def test_training_command_runs(
     arguments: list[str], texts: Path, babygpt: Callable[..., Outcome]
 ) -> None:
-    outcome = babygpt(*made_small(arguments))
+    outcome = babygpt(*made_small(arguments), fresh=True)
     assert outcome.exit_code == 0, outcome.errors
     assert outcome.errors == ""
     assert "babygpt" in outcome.output or "model:" in outcome.output
@@ -91,10 +91,31 @@ def test_remote_command_trains_from_the_streamer(
 ) -> None:
     (arguments,) = [words for words in TRAINING if "data=remote" in words]
     arguments = [f"data.url={stream_url}" if "data.url=" in word else word for word in arguments]
-    outcome = run(*made_small(arguments), cwd=tmp_path, env=environment)
+    outcome = run(*made_small(arguments), cwd=tmp_path, env=environment, fresh=True)
     assert outcome.exit_code == 0, outcome.errors
     assert outcome.summary["tokens"] > 0
     assert not (outcome.folder / "streamer.log").exists()
+
+
+def test_report_command_reports(
+    tiny_run: TinyRun, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (arguments,) = [words[1:] for words in COMMANDS if words[2:3] == ["babygpt_exp.report"]]
+    folder = tmp_path / arguments[-1]
+    shutil.copytree(tiny_run.folder, folder / "0")
+    outcome = run(cwd=tmp_path, env=environment, start=[sys.executable, *arguments])
+    assert outcome.exit_code == 0, outcome.errors
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "export"])
+def test_commands_of_a_trained_model(
+    command: str, tiny_run: TinyRun, texts: Path, environment: dict[str, str]
+) -> None:
+    (arguments,) = [w[1:] for w in COMMANDS if w[2:3] == [f"babygpt_exp.{command}"]]
+    shutil.copytree(tiny_run.folder, texts.parent / arguments[2])
+    outcome = run(cwd=texts.parent, env=environment, start=[sys.executable, *arguments])
+    assert outcome.exit_code == 0, outcome.errors
 
 
 def test_resume_command_goes_on(
@@ -103,6 +124,6 @@ def test_resume_command_goes_on(
     (arguments,) = [words for words in TRAINING if "resume=" in words[0]]
     folder = tmp_path / arguments[0].partition("=")[2]
     shutil.copytree(tiny_run.folder, folder)
-    outcome = run(*arguments, "run.max_tokens=18432", cwd=tmp_path, env=environment)
+    outcome = run(*arguments, "run.max_tokens=18432", cwd=tmp_path, env=environment, fresh=True)
     assert outcome.exit_code == 0, outcome.errors
     assert json.loads((folder / "summary.json").read_text())["tokens"] == 18432

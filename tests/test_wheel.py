@@ -46,6 +46,6 @@ def test_wheel_trains_from_another_folder(
         [sys.executable, "-c", where], cwd=tmp_path, env=env, capture_output=True, text=True
     ).stdout.split()
     assert all(Path(path).is_relative_to(installed) for path in found), found
-    outcome = run(*TINY, "logger=none", cwd=tmp_path, env=env)
+    outcome = run(*TINY, "logger=none", cwd=tmp_path, env=env, fresh=True)
     assert outcome.exit_code == 0, outcome.errors
     assert outcome.summary["status"] == "completed"

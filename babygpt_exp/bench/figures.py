@@ -81,9 +81,13 @@ def measure(config: Config, settings: BenchSettings, folder: Path) -> dict[str, 
             figures["stream_tokens_per_s"] = stream_speed(experiment.data, settings.seconds)
             experiment.module.to(device)  # from where Lightning has put it in the end
             text = experiment.data.validation_batches[0].tokens[0].tolist()
-            prompt = text[: config.sampling.prompt_tokens]
-            with experiment.trainer.precision_plugin.forward_context():
-                figures |= generation_figures(config, experiment.module.model, prompt)
+            figures |= generation_figures(
+                experiment.module.model,
+                experiment.data.tokenizer,
+                text,
+                dtype,
+                compiled=experiment.module.compiled,
+            )
     return figures | {"git_commit": git_commit(), "versions": versions()}
 
 

@@ -10,7 +10,10 @@ from babygpt_exp.callbacks.metrics import Clock
 from babygpt_exp.callbacks.stop import StopSignals
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
-from babygpt_exp.sampling import generate
+from babygpt_exp.generation.engine import Engine
+from babygpt_exp.generation.request import Request
+from babygpt_exp.generation.texts import for_writing, generate
+from babygpt_exp.peak import matmul_dtype
 from babygpt_exp.terminal import Terminal
 from babygpt_exp.tracking.files import Sample
 
@@ -62,23 +65,27 @@ class Samples(L.Callback):
         return prompts + [("auto", row[:size]) for row in rows[: self.config.sampling.num_auto]]
 
     def _draw(self, trainer: L.Trainer, module: GPTModule) -> list[Sample]:
-        decode, samples = module.tokenizer.decode, []
-        for number, (kind, prompt) in enumerate(self._prompts(trainer, module)):
-            with trainer.precision_plugin.forward_context():
-                text = generate(
-                    module.model,
-                    prompt,
-                    module.tokenizer.end_of_text,
-                    self.config.sampling,
-                    seed=self.config.seed + number,
-                )
-            samples.append(
-                Sample(
-                    step=trainer.global_step,
-                    tokens=module.tokens,
-                    kind=kind,  # type: ignore[arg-type]
-                    prompt=decode(prompt),
-                    text=decode(text),
-                )
+        """Samples of all prompts, written beside each other."""
+        prompts, sampling = self._prompts(trainer, module), self.config.sampling
+        if not prompts:
+            return []
+        model = for_writing(module.model, matmul_dtype(self.config.precision))
+        engine = Engine(model, module.tokenizer, len(prompts))
+        requests = [
+            Request(
+                prompt=tuple(prompt),
+                max_new_tokens=sampling.max_new_tokens,
+                settings=sampling.settings(seed=self.config.seed + number),
             )
-        return samples
+            for number, (_, prompt) in enumerate(prompts)
+        ]
+        return [
+            Sample(
+                step=trainer.global_step,
+                tokens=module.tokens,
+                kind=kind,  # type: ignore[arg-type]
+                prompt=module.tokenizer.decode(prompt),
+                text=generated.text,
+            )
+            for (kind, prompt), generated in zip(prompts, generate(engine, requests), strict=True)
+        ]

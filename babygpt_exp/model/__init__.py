@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from babygpt_exp.model.cache import Cache, Piece, Place, Step, one_run, runs_of
 from babygpt_exp.model.config import ArchConfig, ModelConfig
 from babygpt_exp.model.decoder import Decoder
 from babygpt_exp.model.eir import EIR, EIRConfig
@@ -11,7 +12,6 @@ from babygpt_exp.model.gpt2 import GPT2, GPT2Config
 from babygpt_exp.model.llama import Llama, LlamaConfig
 from babygpt_exp.model.loss import IGNORE
 from babygpt_exp.model.modern import Modern, ModernConfig
-from babygpt_exp.model.parts import Cache
 
 ARCHITECTURES: dict[str, type[ArchConfig]] = {
     "modern": ModernConfig,
@@ -42,5 +42,10 @@ __all__ = [
     "Cache",
     "Decoder",
     "ModelConfig",
+    "Piece",
+    "Place",
+    "Step",
     "build_model",
+    "one_run",
+    "runs_of",
 ]

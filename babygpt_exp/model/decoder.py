@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from babygpt_exp.model.cache import Cache, Place
 from babygpt_exp.model.config import ModelConfig
 from babygpt_exp.model.loss import Loss, cap, chunked_nats
-from babygpt_exp.model.parts import Cache
 
 
 class Decoder(nn.Module, ABC):
@@ -39,8 +40,14 @@ class Decoder(nn.Module, ABC):
             self.lm_head.weight = self.embedding.weight
 
     @abstractmethod
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """Final channels (B, T, C) of tokens (B, T)."""
+    def hidden(self, tokens: Tensor, place: Place | None = None) -> Tensor:
+        """Final channels (B, T, C) of tokens (B, T): of whole texts, or at a place in a cache."""
+
+    def new_cache(self, num_slots: int, dtype: torch.dtype) -> Cache:
+        """An empty cache for as many texts, where the model is."""
+        weight = self.embedding.weight
+        shape = (num_slots, self.num_heads, self.context, weight.size(1) // self.num_heads)
+        return Cache(len(self.layers), shape, dtype, weight.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) in float32 of final channels (..., C)."""

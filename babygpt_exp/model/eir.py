@@ -15,9 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from babygpt_exp.model.cache import Place
 from babygpt_exp.model.config import ArchConfig, ModelConfig
 from babygpt_exp.model.decoder import Decoder
-from babygpt_exp.model.parts import Cache, attend, rotary_table, split_heads
+from babygpt_exp.model.parts import (
+    attend,
+    learned_positions,
+    rotary_rows,
+    rotary_table,
+    split_heads,
+)
 
 NUM_STACKS = 2
 """Encoder and decoder; nothing but their order tells them apart."""
@@ -54,10 +61,10 @@ class Attention(nn.Module):
         self.v = nn.Linear(model.width, model.width, bias=False)
         self.projection = nn.Linear(model.width, model.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, place: Place | None) -> Tensor:
         q, k, v = (split_heads(part(x), self.num_heads) for part in (self.q, self.k, self.v))
         q, k = rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)  # (B, H, T, D)
-        return self.projection(attend(q, k, v, cache, self.layer))
+        return self.projection(attend(q, k, v, place, self.layer))
 
 
 class SwiGLU(nn.Module):
@@ -85,8 +92,8 @@ class Block(nn.Module):
         self.mlp = SwiGLU(model.width)
         self.mlp_scale = nn.Parameter(torch.full((model.width,), arch.layer_scale))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
-        attended = self.attention(self.attention_norm(x), cos, sin, cache)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, place: Place | None) -> Tensor:
+        attended = self.attention(self.attention_norm(x), cos, sin, place)
         x = x + self.attention_scale * attended
         return x + self.mlp_scale * self.mlp(self.mlp_norm(x))
 
@@ -119,14 +126,10 @@ class EIR(Decoder):
             std = 0.02 / (2 * len(self.layers)) ** 0.5
             nn.init.normal_(part.projection.weight, std=std)
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        start = 0 if cache is None else cache.length
-        positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
-        cos, sin = self.cos[positions], self.sin[positions]
+    def hidden(self, tokens: Tensor, place: Place | None = None) -> Tensor:
+        cos, sin = rotary_rows(self.cos, self.sin, tokens, place)
         x = self.embedding(tokens) * self.embedding.embedding_dim**0.5  # (B, T, C)
-        x = x + self.positions(positions)
+        x = x + self.positions(learned_positions(tokens, place))
         for block in self.layers:
-            x = block(x, cos, sin, cache)
-        if cache is not None:
-            cache.length += tokens.size(1)
+            x = block(x, cos, sin, place)
         return self.norm(x)

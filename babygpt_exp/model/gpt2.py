@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from babygpt_exp.model.cache import Place
 from babygpt_exp.model.config import ArchConfig, ModelConfig
 from babygpt_exp.model.decoder import Decoder
-from babygpt_exp.model.parts import Cache, attend, split_heads
+from babygpt_exp.model.parts import attend, learned_positions, split_heads
 
 
 @dataclass
@@ -37,9 +37,9 @@ class Attention(nn.Module):
         self.v = nn.Linear(model.width, model.width, bias=arch.bias)
         self.projection = nn.Linear(model.width, model.width, bias=arch.bias)
 
-    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, place: Place | None) -> Tensor:
         q, k, v = (split_heads(part(x), self.num_heads) for part in (self.q, self.k, self.v))
-        return self.projection(attend(q, k, v, cache, self.layer))
+        return self.projection(attend(q, k, v, place, self.layer))
 
 
 class MLP(nn.Module):
@@ -64,8 +64,8 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(model.width, bias=arch.bias)
         self.mlp = MLP(model.width, arch.bias)
 
-    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cache)
+    def forward(self, x: Tensor, place: Place | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), place)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -89,12 +89,9 @@ class GPT2(Decoder):
             std = 0.02 / (2 * len(self.layers)) ** 0.5
             nn.init.normal_(part.projection.weight, std=std)
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        start = 0 if cache is None else cache.length
-        positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
-        x = self.embedding(tokens) + self.positions(positions)  # (B, T, C)
+    def hidden(self, tokens: Tensor, place: Place | None = None) -> Tensor:
+        x = self.embedding(tokens)  # (B, T, C)
+        x = x + self.positions(learned_positions(tokens, place))
         for block in self.layers:
-            x = block(x, cache)
-        if cache is not None:
-            cache.length += tokens.size(1)
+            x = block(x, place)
         return self.norm(x)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from babygpt_exp.model.cache import Place
 from babygpt_exp.model.config import ArchConfig, ModelConfig
 from babygpt_exp.model.decoder import Decoder
 from babygpt_exp.model.parts import (
-    Cache,
     attend,
     compute_type,
     gated_width,
+    rotary_rows,
     rotary_table,
     rotate,
     split_heads,
@@ -59,10 +60,10 @@ class Attention(nn.Module):
         self.v = nn.Linear(model.width, model.width, bias=False)
         self.projection = nn.Linear(model.width, model.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, place: Place | None) -> Tensor:
         q, k, v = (split_heads(part(x), self.num_heads) for part in (self.q, self.k, self.v))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # (B, H, T, D)
-        return self.projection(attend(q, k, v, cache, self.layer))
+        return self.projection(attend(q, k, v, place, self.layer))
 
 
 class MLP(nn.Module):
@@ -89,8 +90,8 @@ class Block(nn.Module):
         self.mlp_norm = Norm(model.width, EPSILON)
         self.mlp = MLP(model.width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, place: Place | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, place)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -114,13 +115,9 @@ class Llama(Decoder):
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=0.02)
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        start = 0 if cache is None else cache.length
-        positions = slice(start, start + tokens.size(1))
-        cos, sin = self.cos[positions], self.sin[positions]
+    def hidden(self, tokens: Tensor, place: Place | None = None) -> Tensor:
+        cos, sin = rotary_rows(self.cos, self.sin, tokens, place)
         x = compute_type(self.embedding(tokens))  # (B, T, C)
         for block in self.layers:
-            x = block(x, cos, sin, cache)
-        if cache is not None:
-            cache.length += tokens.size(1)
+            x = block(x, cos, sin, place)
         return self.norm(x)

@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from babygpt_exp.model.cache import Place
 from babygpt_exp.model.config import ArchConfig, ModelConfig
 from babygpt_exp.model.decoder import Decoder
 from babygpt_exp.model.parts import (
-    Cache,
     attend,
     compute_type,
     gated_width,
     rms_norm,
+    rotary_rows,
     rotary_table,
     rotate,
     split_heads,
@@ -73,14 +74,14 @@ class Attention(nn.Module):
         self.projection = nn.Linear(model.width, model.width, bias=False)
 
     def forward(
-        self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, cache: Cache | None
+        self, x: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, place: Place | None
     ) -> Tensor:
         q = rotate(split_heads(self.q(x), self.num_heads), cos, sin)  # (B, H, T, D)
         k = rotate(split_heads(self.k(x), self.num_heads), cos, sin)
         v = self.v(x) if extra is None else self.v(x) + extra
         if self.qk_norm:
             q, k = rms_norm(q), rms_norm(k)
-        return self.projection(attend(q, k, split_heads(v, self.num_heads), cache, self.layer))
+        return self.projection(attend(q, k, split_heads(v, self.num_heads), place, self.layer))
 
 
 class MLP(nn.Module):
@@ -132,11 +133,11 @@ class Block(nn.Module):
         extra: Tensor | None,
         cos: Tensor,
         sin: Tensor,
-        cache: Cache | None,
+        place: Place | None,
     ) -> Tensor:
         if self.scalars is not None:
             x = self.scalars[0].to(x.dtype) * x + self.scalars[1].to(x.dtype) * x0
-        x = x + self.attention(rms_norm(x), extra, cos, sin, cache)
+        x = x + self.attention(rms_norm(x), extra, cos, sin, place)
         return x + self.mlp(rms_norm(x))
 
 
@@ -173,17 +174,11 @@ class Modern(Decoder):
         if isinstance(part, Attention | MLP) and self.arch.zero_init:
             nn.init.zeros_(part.projection.weight)
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        start = 0 if cache is None else cache.length
-        cos, sin = (
-            self.cos[start : start + tokens.size(1)],
-            self.sin[start : start + tokens.size(1)],
-        )
+    def hidden(self, tokens: Tensor, place: Place | None = None) -> Tensor:
+        cos, sin = rotary_rows(self.cos, self.sin, tokens, place)
         x = compute_type(self.embedding(tokens))  # (B, T, C)
         x = x0 = rms_norm(x) if self.arch.embedding_norm else x
         for i, block in enumerate(self.layers):
             extra = compute_type(self.values[str(i)](tokens)) if str(i) in self.values else None
-            x = block(x, x0, extra, cos, sin, cache)
-        if cache is not None:
-            cache.length += tokens.size(1)
+            x = block(x, x0, extra, cos, sin, place)
         return rms_norm(x)

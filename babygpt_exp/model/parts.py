@@ -1,40 +1,15 @@
-"""Parts that the architectures share: attention with a cache, norms, rotary positions.
+"""Parts that the architectures share: attention, norms, rotary positions.
 
 Shapes: B sequences, T positions, C channels, H heads, D = C / H channels a head, V tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass
-class Cache:
-    """Keys and values of the positions seen so far, one pair of tensors a block.
-
-    `keys[i]` and `values[i]` have shape (B, H, context, D); they are made by the first call
-    and written in place. `length` is the number of positions filled.
-    """
-
-    context: int
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    length: int = 0
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, H, T, D) behind the `length` positions; gives all so far."""
-        if layer == len(self.keys):
-            shape = (*k.shape[:2], self.context, k.size(3))
-            self.keys.append(k.new_zeros(shape))
-            self.values.append(v.new_zeros(shape))
-        end = self.length + k.size(2)
-        self.keys[layer][:, :, self.length : end] = k
-        self.values[layer][:, :, self.length : end] = v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+from babygpt_exp.model.cache import Place
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -64,6 +39,22 @@ def rotary_table(context: int, head_width: int, base: float = 10000.0) -> tuple[
     return angles.cos(), angles.sin()
 
 
+def rotary_rows(
+    cos: Tensor, sin: Tensor, tokens: Tensor, place: Place | None
+) -> tuple[Tensor, Tensor]:
+    """Rows of a rotary table for tokens (B, T): (T, D / 2), or what broadcasts like it."""
+    if place is not None:
+        return place.rows(cos), place.rows(sin)
+    return cos[: tokens.size(1)], sin[: tokens.size(1)]
+
+
+def learned_positions(tokens: Tensor, place: Place | None) -> Tensor:
+    """Positions of tokens (B, T) for a look-up: (T,), or (B, T)."""
+    if place is not None:
+        return place.positions
+    return torch.arange(tokens.size(1), device=tokens.device)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair of channels (i, i + D/2) of x (B, H, T, D) by its position's angle."""
     first, second = x.chunk(2, dim=-1)
@@ -77,18 +68,13 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.view(batch, length, num_heads, width // num_heads).transpose(1, 2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, cache: Cache | None, layer: int) -> Tensor:
-    """Causal attention of q over k and v, all (B, H, T, D), and over the cache; gives (B, T, C)."""
-    mask = None
-    if cache is not None:
-        start = cache.length
-        k, v = cache.append(layer, k, v)
-        if start:  # queries stand behind `start` keys
-            shape = (q.size(2), k.size(2))
-            mask = torch.ones(shape, dtype=torch.bool, device=q.device).tril(start)
-    elif torch.compiler.is_compiling() and q.device.type == "cpu" and q.size(2) <= LONGEST_ROWS:
+def attend(q: Tensor, k: Tensor, v: Tensor, place: Place | None, layer: int) -> Tensor:
+    """Causal attention of q over k and v, all (B, H, T, D), and over a cache; gives (B, T, C)."""
+    if place is not None:
+        return place.attend(q, k, v, layer).transpose(1, 2).flatten(2)
+    if torch.compiler.is_compiling() and q.device.type == "cpu" and q.size(2) <= LONGEST_ROWS:
         return attend_by_rows(q, k, v).transpose(1, 2).flatten(2)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return y.transpose(1, 2).flatten(2)  # (B, T, C)
 
 

@@ -10,10 +10,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from streamer_forks import STREAMERS, fork
 from streamer_harness import EOT, ServerProcess, Socket, ask, epoch, make_plan, sha256, talk
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from streamer.client import StreamClient
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_of_forks_of_streamers() -> Iterator[None]:
+    """Their server ends with the tests."""
+    yield
+    STREAMERS.close()
 
 
 @pytest.fixture(scope="session")
@@ -68,11 +76,11 @@ def server(corpus: Path, cache_dir: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """Starts servers of one's own; kills what is left of them."""
+    """Starts servers of one's own, as forks unless told otherwise; kills what is left of them."""
     started: list[ServerProcess] = []
 
     def start(source: Path | str, *arguments: str, **options: Any) -> ServerProcess:
-        options.setdefault("cache_dir", tmp_path / "cache")
+        options = {"cache_dir": tmp_path / "cache", "start": fork, **options}
         started.append(ServerProcess(source, options.pop("cache_dir"), *arguments, **options))
         return started[-1]
 

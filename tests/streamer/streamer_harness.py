@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,32 @@ SALT = "salt"
 Socket = aiohttp.ClientWebSocketResponse
 
 
-class ServerProcess:
-    """`python -m streamer` as a user starts it."""
+def start_fresh(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """`python -m streamer ARGUMENTS` as a user starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "streamer", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
 
-    def __init__(self, source: Path | str, cache_dir: Path, *arguments: str, port: int = 0) -> None:
+
+class ServerProcess:
+    """A streamer, and what it says."""
+
+    def __init__(
+        self,
+        source: Path | str,
+        cache_dir: Path,
+        *arguments: str,
+        port: int = 0,
+        start: Callable[..., Any] = start_fresh,
+    ) -> None:
         self.errors = ""
-        command = [sys.executable, "-m", "streamer", "--source", str(source)]
-        command += ["--cache-dir", str(cache_dir), "--port", str(port), *arguments]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        )
-        assert self.process.stdout is not None
+        options = ["--source", str(source), "--cache-dir", str(cache_dir), "--port", str(port)]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        self.process = start([*options, *arguments], environment)
         ready, _, _ = select.select([self.process.stdout], [], [], 30)
         line = self.process.stdout.readline().decode() if ready else ""
         if not line.startswith("listening on ws://"):
@@ -56,7 +67,7 @@ class ServerProcess:
     def wait(self, seconds: float = 10) -> int:
         _, errors = self.process.communicate(timeout=seconds)
         self.errors += errors.decode()
-        return self.process.returncode
+        return int(self.process.returncode)
 
     def kill(self) -> None:
         if self.process.returncode is None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from streamer_forks import fork
 from streamer_harness import REPOSITORY, ServerProcess, Socket, ask, epoch, sha256, talk
 
 from streamer.access import (
@@ -44,13 +45,8 @@ class Server:
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.log = folder / "log"
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamer", "--port=0", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
-            )
-        assert self.process.stdout is not None
+            names = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
+            self.process = fork(["--port=0", *arguments], names, stderr=log)
         ready, _, _ = select.select([self.process.stdout], [], [], 30)
         line = self.process.stdout.readline().decode() if ready else ""
         assert line.startswith("listening on "), line + self.log.read_text()
@@ -67,7 +63,6 @@ class Server:
         if self.process.poll() is None:
             self.process.terminate()
         assert self.process.wait(10) == 0
-        assert self.process.stdout is not None
         self.process.stdout.close()
 
 

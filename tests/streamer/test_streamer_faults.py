@@ -29,6 +29,8 @@ MARKER = b'{"stream":1,"start"'
 WEBSOCKET_BYTES = 4
 """Header of a WebSocket message of 126 to 65,535 bytes."""
 HARMLESS = Toxics()
+AWAY_SECONDS = 1.0
+"""For which a server is not there: several tries to connect."""
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ class TestLines:
         def take(client: StreamClient) -> str:
             client.upload_tokenizer(tokenizer_json)
             stream = client.open(plan=plan, split="train", batch=3, credit=64)
-            return sha256(itertools.islice(stream, 200))
+            return sha256(itertools.islice(stream, 100))
 
         with StreamClient([proxied().url]) as client:
             wanted = take(client)
@@ -307,7 +309,7 @@ class TestServers:
                 if index in (5, 30):
                     servers[-1].signal(number)
                     assert servers[-1].wait() == (0 if number == signal.SIGTERM else -number)
-                    time.sleep(3 if index == 5 and number == signal.SIGKILL else 0)
+                    time.sleep(AWAY_SECONDS if index == 5 and number == signal.SIGKILL else 0)
                     servers.append(start_server(corpus, port=servers[0].port))
             assert sha256(batches) == reference
             assert stream.reconnects == 2
@@ -346,7 +348,7 @@ class TestServers:
         reference: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("streamer.transport.HEARTBEAT_SECONDS", 2.0)
+        monkeypatch.setattr("streamer.transport.HEARTBEAT_SECONDS", 1.0)
         servers = [start_server(corpus), start_server(corpus)]
         urls = [server.url for server in servers]
         with StreamClient(urls, deadline_seconds=30) as client:
@@ -362,7 +364,7 @@ class TestServers:
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        starting = threading.Timer(3, start_server, (corpus,), {"port": port})
+        starting = threading.Timer(AWAY_SECONDS, start_server, (corpus,), {"port": port})
         starting.start()
         with StreamClient([f"ws://127.0.0.1:{port}/ws"], deadline_seconds=30) as client:
             client.upload_tokenizer(tokenizer_json)
@@ -372,7 +374,7 @@ class TestServers:
     def test_an_absent_one_is_waited_for_until_the_deadline(self, plan: dict[str, Any]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             url = f"ws://127.0.0.1:{taken.getsockname()[1]}/ws"
-        with StreamClient([url], deadline_seconds=1.5) as client:
+        with StreamClient([url], deadline_seconds=1.0) as client:
             began = time.monotonic()
             for call in (client.info, lambda: client.open(plan=plan, split="train", batch=1)):
                 with pytest.raises(StreamError, match="no progress for 1") as caught:
@@ -381,17 +383,17 @@ class TestServers:
                 assert url in str(caught.value)
                 assert "attempts failed" in str(caught.value)
                 assert "\n" not in str(caught.value)
-            assert time.monotonic() - began >= 3
+            assert time.monotonic() - began >= 2
 
     def test_a_silent_one_ends_at_the_deadline(
         self, start_server: Start, corpus: Path, plan: dict[str, Any], tokenizer_json: str
     ) -> None:
         server = start_server(corpus)
-        with StreamClient([server.url], deadline_seconds=2) as client:
+        with StreamClient([server.url], deadline_seconds=1.5) as client:
             client.upload_tokenizer(tokenizer_json)
             stream = client.open(plan=plan, split="train", batch=3, credit=2)
             next(stream)
-            time.sleep(3)  # nothing is owed while nothing is taken, so that no deadline passes
+            time.sleep(2)  # nothing is owed while nothing is taken, so that no deadline passes
             next(stream)
             server.signal(signal.SIGSTOP)
             with pytest.raises(StreamError) as caught:
@@ -492,11 +494,11 @@ class TestClients:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Both sides' heartbeats fail while no other thread of the client can run."""
-        monkeypatch.setattr("streamer.transport.HEARTBEAT_SECONDS", 2.0)
-        server = start_server(corpus, "--limit=heartbeat_seconds=1")
+        monkeypatch.setattr("streamer.transport.HEARTBEAT_SECONDS", 1.0)
+        server = start_server(corpus, "--limit=heartbeat_seconds=0.5")
         with StreamClient([server.url], deadline_seconds=30) as client:
             client.upload_tokenizer(tokenizer_json)
             stream = client.open(plan=plan, split="train", batch=3, epochs=2, credit=4)
             batches = [next(stream) for _ in range(9)]
-            ctypes.PyDLL(None).sleep(4)
+            ctypes.PyDLL(None).sleep(2)
             assert sha256([*batches, *stream]) == reference

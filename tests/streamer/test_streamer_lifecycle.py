@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from streamer_harness import ServerProcess, epoch, make_plan, sha256
+from streamer_harness import ServerProcess, epoch, make_plan, sha256, start_fresh
 
 from streamer.cache import TokenCache
 from streamer.client import StreamClient, StreamError
@@ -34,7 +34,7 @@ def test_a_signal_ends_a_server_with_open_streams(
     tokenizer_json: str,
     number: int,
 ) -> None:
-    server = start_server(corpus)
+    server = start_server(corpus, start=start_fresh)
     with StreamClient([server.url], deadline_seconds=1) as client:
         client.upload_tokenizer(tokenizer_json)
         streams = [client.open(plan=plan, split="train", batch=3) for _ in range(4)]

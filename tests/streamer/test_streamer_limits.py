@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from streamer_forks import fork
 from streamer_harness import ServerProcess, Socket, ask, epoch, sha256, talk
 
 from streamer.cli import main
@@ -126,7 +127,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def small(corpus: Path, cache_dir: Path) -> Iterator[ServerProcess]:
     """A server that allows little."""
     limits = ["control_bytes=2000", "tokenizer_bytes=4000", "errors=5", "send_seconds=2"]
-    process = ServerProcess(corpus, cache_dir, *(f"--limit={limit}" for limit in limits))
+    process = ServerProcess(
+        corpus, cache_dir, *(f"--limit={limit}" for limit in limits), start=fork
+    )
     yield process
     process.kill()
 
@@ -409,7 +412,7 @@ def test_what_is_no_http(small: ServerProcess, name: str) -> None:
 
 
 def test_failures_have_to_wait(start_server: Start, corpus: Path, cache_dir: Path) -> None:
-    limits = ["--limit=failures_per_second=2", "--limit=failures_at_once=3"]
+    limits = ["--limit=failures_per_second=3", "--limit=failures_at_once=3"]
     server = start_server(corpus, *limits, cache_dir=cache_dir)
     began = time.monotonic()
     for _ in range(7):
@@ -428,7 +431,7 @@ def test_send_seconds_of_clients_that_do_not_read(
     tokenizer_json: str,
 ) -> None:
     """Each could be owed 64 batches of 2 MB, of which the server keeps but a few."""
-    server = start_server(corpus, "--limit=send_seconds=3", cache_dir=cache_dir)
+    server = start_server(corpus, "--limit=send_seconds=2", cache_dir=cache_dir)
     with StreamClient([server.url], deadline_seconds=20) as client:
         client.upload_tokenizer(tokenizer_json)
     memory = Path(f"/proc/{server.process.pid}/statm")
@@ -448,7 +451,7 @@ def test_send_seconds_of_clients_that_do_not_read(
 
 
 def test_heartbeat_seconds(start_server: Start, corpus: Path, cache_dir: Path) -> None:
-    server = start_server(corpus, "--limit=heartbeat_seconds=1", cache_dir=cache_dir)
+    server = start_server(corpus, "--limit=heartbeat_seconds=0.5", cache_dir=cache_dir)
     raw = RawSocket(server.port)
     assert raw.receive()[0] == PING
     wait_for_end(raw.socket)

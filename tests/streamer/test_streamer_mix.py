@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streamer_forks import fork
 from streamer_harness import ServerProcess, ask, epoch, rows, sha256, talk
 
 from streamer.client import StreamClient, StreamError
@@ -61,7 +62,7 @@ def mixed(
         pq.write_table(pa.table({"text": part}), path, row_group_size=30)
         sources.append(f"{path}={weight}")
     rest = [f"--source={source}" for source in sources[1:]]
-    server = ServerProcess(sources[0], cache_dir, *rest)
+    server = ServerProcess(sources[0], cache_dir, *rest, start=fork)
     yield server
     server.kill()
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over validation text."""
+    """Sums over the text that a model was evaluated on."""
 
     nats: float
     """Minus the logarithm of the probability of all targets."""
     num_targets: int
-    """Targets, ends of text among them."""
+    """Targets; in the validation of a run ends of text among them."""
     text_bytes: float
     """UTF-8 bytes of the text that they stand for; an end of text stands for none."""
 
