@@ -132,6 +132,7 @@ class TestOptions:
             "optimizer": "muon",
             "schedule": "wsd",
             "logger": "wandb",
+            "pruner": "none",
         }
         assert (config.model.num_layers, config.model.width) == (4, 512)
         assert (config.model.num_heads, config.model.context) == (8, 512)
@@ -315,7 +316,7 @@ class TestValues:
             (["run.log_every_tokens=-1"], "run.log_every_tokens=-1 must be at least 1"),
             (["sampling.prompt_tokens=512"], "must be below model.context=512"),
             (["sampling.temperature=-1"], "sampling.temperature=-1"),
-            (["sampling.max_new_tokens=0"], "max_new_tokens must be at least 1"),
+            (["sampling.max_new_tokens=0"], "sampling.max_new_tokens=0 must be at least 1"),
             (["schedule.warmup=1"], "schedule.warmup=1"),
             (["schedule.warmdown=0.99"], "schedule.warmdown=0.99"),
             (["schedule=cosine", "schedule.final=2"], "schedule.final=2"),
