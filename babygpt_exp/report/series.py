@@ -183,8 +183,11 @@ def page_data(report: Report) -> dict[str, Any]:
         for run, texts in zip(report.runs, samples, strict=True)
     ]
     have = {name for run in runs for name in run["metrics"]}
+    lines = {name for run in runs for name, drawn in run["metrics"].items() if len(drawn["y"]) > 1}
+    # What comes first is shown first: a line, not the point of runs that were validated once.
+    order = sorted(METRICS, key=lambda metric: metric[0] not in lines)
     return {
-        "metrics": [{"key": key, "label": label} for key, label in METRICS if key in have],
+        "metrics": [{"key": key, "label": label} for key, label in order if key in have],
         "keys": report.keys,
         "groups": [
             {"name": group.name, "colour": colour}
