@@ -115,7 +115,11 @@ def run_in_sweep(composed: DictConfig, folder: Path) -> float:
     if value is not None:
         return value
     try:
-        config = checked(composed)
+        try:
+            config = checked(composed)
+        except UserError as error:
+            record_refusal(folder, overrides, one_line(error))
+            raise
         return run(config, folder, resume=RunFolder(folder).config.exists())
     except RunPruned as error:
         print(one_line(error), flush=True)
@@ -123,7 +127,6 @@ def run_in_sweep(composed: DictConfig, folder: Path) -> float:
     except RunInterrupted as error:
         leave(error)
     except (UserError, OSError) as error:
-        record_refusal(folder, overrides, one_line(error))
         raise UserError(one_line(error)) from error
     finally:
         refresh_report(folder.parent)

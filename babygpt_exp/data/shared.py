@@ -6,6 +6,7 @@ They are started before the jobs are forked, so that a job knows them: `shared` 
 from __future__ import annotations
 
 import atexit
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,13 @@ class SharedStreamers:
                 continue
 
     def restart_ended(self) -> None:
-        """Start those again that have ended, at the same address: their clients come back."""
+        """Start those again that have ended, at the same address: their clients come back. One that
+        can not be is let be, and its jobs fail when they have waited long enough."""
         for server in _SHARED.values():
-            server.restart_if_ended()
+            try:
+                server.restart_if_ended()
+            except EmbeddedStreamerError as error:
+                print(f"note: the sweep's streamer ended: {error}", file=sys.stderr)
 
     def close(self) -> None:
         """End them."""

@@ -7,10 +7,9 @@ A launcher knows nothing of models, and this module nothing of processes.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
@@ -18,6 +17,7 @@ from omegaconf import DictConfig
 from babygpt_exp.errors import ConfigError, UserError
 from babygpt_exp.folder import RunFolder
 from babygpt_exp.pruner import PrunedValue, is_pruned
+from babygpt_exp.saved import read_summary
 from babygpt_exp.summary import STILL_RUNNING, first_summary
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class RunSweep(Sweep):
 
     def record_death(self, folder: Path, overrides: list[str], reason: str, end: str) -> str:
         """In summary.json: its status, and in the report."""
-        summary = read(folder) or first_summary(None, overrides)
+        summary = read_summary(RunFolder(folder)) or first_summary(None, overrides)
         own = None if summary["error"] == STILL_RUNNING else summary["error"]
         if reason or own is None:
             error = ": ".join(filter(None, [reason, own or end]))
@@ -112,23 +112,14 @@ def open_sweep(folder: Path, task: TaskFunction) -> Sweep:
     return RunSweep(folder) if ours else Sweep(folder)
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """summary.json of a run; None if there is none, or none that can be read."""
-    try:
-        summary: dict[str, Any] = json.loads(RunFolder(folder).summary.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return summary
-
-
 def finished(folder: Path, overrides: list[str]) -> float | None:
     """The final bits a byte of a sweep's job that is complete, those so far of one that was pruned;
     None if it has to run, or to go on.
 
     Raises ConfigError if the folder is of a job with other overrides.
     """
-    summary = read(folder)
-    if summary is None:
+    summary = read_summary(RunFolder(folder))
+    if not summary:
         return None
     was = summary.get("overrides", overrides)
     if was != overrides:
@@ -142,8 +133,8 @@ def finished(folder: Path, overrides: list[str]) -> float | None:
 
 
 def record_refusal(folder: Path, overrides: list[str], error: str) -> None:
-    """Write the summary of a job that did not get as far as to write one."""
-    if read(folder) is None:
+    """Write the summary of a job whose config is refused, unless there is a run already."""
+    if not RunFolder(folder).config.exists():
         summary = first_summary(None, overrides) | {"status": "failed", "error": error}
         RunFolder(folder).end_summary(summary)
 
