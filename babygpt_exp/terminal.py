@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from babygpt_exp.tracking.files import Sample
+from babygpt_exp.tracking.history import Sample
 
 
 def clock_text(seconds: float) -> str:

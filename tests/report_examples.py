@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from babygpt_exp.report.content import Difference, Group, Importance, Report, Run, Status
-from babygpt_exp.tracking.files import COLUMNS
+from babygpt_exp.tracking.history import COLUMNS
 
 NAN = float("nan")
 SCRIPT = "<script>window.hacked = true</script>"

@@ -29,7 +29,7 @@ from experiment_harness import (
     wait_until,
 )
 
-from babygpt_exp.tracking.files import COLUMNS
+from babygpt_exp.tracking.history import COLUMNS
 
 LOOPBACK_UP = """
 import fcntl, os, socket, struct, sys

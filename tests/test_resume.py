@@ -23,13 +23,14 @@ from experiment_harness import (
 )
 from forked_processes import Death
 from omegaconf import OmegaConf
+from sweep_harness import learned
 
 from babygpt_exp.callbacks.resume import without_torn_round
 from babygpt_exp.cli import main
 from babygpt_exp.folder import RunFolder, locked
 from babygpt_exp.resume import MAY_CHANGE
 from babygpt_exp.saved import damage, read_run
-from babygpt_exp.tracking.files import (
+from babygpt_exp.tracking.history import (
     COLUMNS,
     History,
     Sample,
@@ -37,9 +38,6 @@ from babygpt_exp.tracking.files import (
     jsonl_text,
     read_history,
 )
-
-MEASURED = {"seconds", "perf/tokens_per_s", "perf/data_wait_frac", "perf/mfu", "perf/memory_mb"}
-"""Columns that depend on the machine."""
 
 CORPUS = REPOSITORY / "babygpt_exp" / "corpus" / "sample.parquet"
 
@@ -103,14 +101,6 @@ def typed() -> list[list[str]]:
     """What is typed in turn; only the first and the last are logged to W&B, which starts slowly."""
     without = [["resume=run", "logger=none"]] * (len(DEATHS) - 1)
     return [[*UNEVEN, "hydra.run.dir=run"], *without, ["resume=run", "logger=wandb"]]
-
-
-def learned(folder: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without what was measured."""
-    return [
-        {name: text for name, text in row.items() if name not in MEASURED}
-        for row in read_rows(folder)
-    ]
 
 
 def load(folder: Path, name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from babygpt_exp.config import load
 from babygpt_exp.model import build_model
-from babygpt_exp.tracking.files import COLUMNS
+from babygpt_exp.tracking.history import COLUMNS
 
 NAMES = {
     "config.yaml",

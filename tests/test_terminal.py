@@ -13,7 +13,7 @@ import pytest
 from experiment_harness import REPOSITORY, SECONDS
 
 from babygpt_exp.terminal import PlainTerminal, Progressing, Terminal, clock_text, open_terminal
-from babygpt_exp.tracking.files import Sample
+from babygpt_exp.tracking.history import Sample
 
 ROW = {
     "step": 5,
@@ -29,7 +29,7 @@ SAMPLE = Sample(step=5, tokens=5120, kind="manual", prompt="Steven", text=" [bol
 
 EVERYTHING = f"""
 from babygpt_exp.terminal import open_terminal
-from babygpt_exp.tracking.files import Sample
+from babygpt_exp.tracking.history import Sample
 terminal = open_terminal()
 terminal.say("[red]hello[/red]")
 terminal.table("babygpt", {{"folder": "/a/b"}})

@@ -21,7 +21,7 @@ from babygpt_exp.errors import UserError
 from babygpt_exp.flops import utilization
 from babygpt_exp.folder import RunFolder, write_whole
 from babygpt_exp.terminal import Terminal
-from babygpt_exp.tracking.files import History, numbers
+from babygpt_exp.tracking.history import History, numbers
 
 if TYPE_CHECKING:
     from babygpt_exp.data.module import StreamDataModule

@@ -12,7 +12,7 @@ from babygpt_exp.callbacks.samples import Samples
 from babygpt_exp.config import Config
 from babygpt_exp.record import Record
 from babygpt_exp.saved import SavedRun
-from babygpt_exp.tracking.files import History, read_history
+from babygpt_exp.tracking.history import History, read_history
 
 if TYPE_CHECKING:
     from babygpt_exp.module import GPTModule

@@ -15,7 +15,7 @@ from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import for_writing, generate
 from babygpt_exp.peak import matmul_dtype
 from babygpt_exp.terminal import Terminal
-from babygpt_exp.tracking.files import Sample
+from babygpt_exp.tracking.history import Sample
 
 if TYPE_CHECKING:
     from babygpt_exp.module import GPTModule

@@ -7,13 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 
 from babygpt_exp.folder import RunFolder, append_whole, write_whole
-from babygpt_exp.tracking.history import COLUMNS as COLUMNS
-from babygpt_exp.tracking.history import History as History
-from babygpt_exp.tracking.history import Sample as Sample
-from babygpt_exp.tracking.history import csv_text as csv_text
-from babygpt_exp.tracking.history import jsonl_text as jsonl_text
-from babygpt_exp.tracking.history import numbers as numbers
-from babygpt_exp.tracking.history import read_history as read_history
+from babygpt_exp.tracking.history import History, Sample, csv_text, jsonl_text
 
 
 class FileLogger(Logger):

@@ -7,6 +7,7 @@ them all; W&B follows links, and marks a run as sent in the folder of its job.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -24,5 +25,10 @@ def link_to_sweep(run_folder: Path, sweep_folder: Path) -> None:
     unfinished.symlink_to(place / run_folder.name, target_is_directory=True)
     os.replace(unfinished, links / run_folder.name)
     for link in links.iterdir():
-        if link.is_symlink() and link.name != run_folder.name and link.readlink().parent == place:
-            link.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another job's, which it has just renamed or removed
+            if (
+                link.is_symlink()
+                and link.name != run_folder.name
+                and link.readlink().parent == place
+            ):
+                link.unlink()
