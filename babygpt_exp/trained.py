@@ -43,6 +43,10 @@ class Trained:
     step: int
     """Optimizer steps that it was trained."""
 
+    def prompt_tokens(self, text: str) -> tuple[int, ...]:
+        """The tokens that a text to go on from begins with: the end of the text before, and it."""
+        return (self.tokenizer.end_of_text, *self.tokenizer.encode(text))
+
 
 def load_trained(path: Path, checkpoint: str = "last") -> Trained:
     """The model of a run's folder or of a checkpoint file.

@@ -11,7 +11,7 @@ from experiment_harness import REPOSITORY
 
 
 def test_table(tmp_path: Path) -> None:
-    bits = {("base", 1): 2.0, ("base", 2): 2.2, ("gelu", 1): 1.9, ("gelu", 2): 2.12}
+    bits = {("base", 1): 2.0, ("base", 2): 2.2, ("tied_head", 1): 1.9, ("tied_head", 2): 2.12}
     for number, ((option, seed), value) in enumerate(bits.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -33,6 +33,6 @@ def test_table(tmp_path: Path) -> None:
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[2:] == [
-        "| `gelu` | GELU in the MLP | 2.0100 +- 0.1100 | -0.0900 +- 0.0100 | 0.90 |",
+        "| `tied_head` | the embedding is the head | 2.0100 +- 0.1100 | -0.0900 +- 0.0100 | 0.90 |",
         "| `base` | modern as it is by default | 2.1000 +- 0.1000 |  | 1.00 |",
     ]

@@ -254,11 +254,11 @@ def make_requests(wanted: Wanted, trained: Trained) -> list[Request]:
     """One request a sample."""
     from babygpt_exp.generation.request import Request
 
-    sampling, tokenizer = trained.config.sampling, trained.tokenizer
+    sampling = trained.config.sampling
     settings = replace(sampling.settings(seed=0), **wanted.changes)
     return [
         Request(
-            prompt=(tokenizer.end_of_text, *tokenizer.encode(wanted.prompt)),
+            prompt=trained.prompt_tokens(wanted.prompt),
             max_new_tokens=wanted.max_new_tokens or sampling.max_new_tokens,
             settings=replace(settings, seed=settings.seed + number),
             stop=wanted.stop,

@@ -1,7 +1,8 @@
 """`arch=modern`: the block of nanochat, chosen so that a trained model exports as NanoChat.
 
-RMSNorm without gain, no biases, rotary positions, QK-norm, ReLU squared, a norm after the
-embedding, an untied head, projections that start at zero, logits capped by a tanh.
+RMSNorm without gain, no biases, rotary positions, QK-norm, a norm after the embedding, an untied
+head, projections that start at zero, logits capped by a tanh. Its ReLU squared is a switch: GELU
+learns better at our sizes (docs/learning.md).
 Read it from the bottom: Modern, Block, MLP, Attention.
 """
 
