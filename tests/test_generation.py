@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -276,12 +277,16 @@ def test_compiled_steps_write_the_same(modern: Decoder, monkeypatch: pytest.Monk
 
     def compile_(function: Any, **options: Any) -> Any:
         traced.append(options)
-        return inner(function, dynamic=False, backend="eager")
+        return inner(function, backend="eager", **options)
 
     inner = torch.compile
     monkeypatch.setattr(torch, "compile", compile_)
     asked = requests(4)[1:3]
-    assert tokens(modern, asked, 2, compiled=True) == tokens(modern, asked, 2)
+    other = copy.deepcopy(modern)
+    other.lm_head.weight.copy_(modern.lm_head.weight.flip(0))
+    assert tokens(modern, asked, 2) != tokens(other, asked, 2)
+    for model in (modern, other):  # what was traced for one must not serve the other
+        assert tokens(model, asked, 2, compiled=True) == tokens(model, asked, 2)
     assert traced
 
 
