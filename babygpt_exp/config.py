@@ -81,7 +81,7 @@ class RunConfig:
 
 @dataclass
 class Config:
-    """Everything that decides a run. Fields are config groups, `run`, `sampling` and `seed`."""
+    """Everything that decides a run: config groups, `run`, `sampling`, and the keys beside them."""
 
     model: ModelConfig
     arch: ArchConfig
@@ -97,6 +97,8 @@ class Config:
     sampling: SamplingConfig
     seed: int
     """Seed of weights, order of the data and samples."""
+    init_from: str | None
+    """A run's folder or a checkpoint whose weights it starts from; null starts anew."""
     plain: dict[str, Any]
     """The same as nested plain values, resolved: what is written to files."""
 
@@ -155,7 +157,7 @@ def load(composed: DictConfig) -> Config:
     values: dict[str, Any] = {str(key): value for key, value in plain.items()}
     values.pop("resume", None)  # says where a run is, not what it is
     problems: list[str] = []
-    known = {*GROUPS, "seed"}
+    known = {*GROUPS, "seed", "init_from"}
     for key in values.keys() - known:
         problems.append(f"unknown key '{key}'; {nearest(key, known)}")
     parts = {}
@@ -165,9 +167,14 @@ def load(composed: DictConfig) -> Config:
             parts[group] = build(kind, values[group], f"{group}.", problems)
     if not isinstance(values.get("seed"), int) or isinstance(values["seed"], bool):
         problems.append(f"seed={values.get('seed')} must be a whole number")
+    init_from = values.setdefault("init_from", None)
+    if init_from == "":
+        problems.append("init_from has no value; add init_from=RUN, a run's folder or a checkpoint")
+    elif not isinstance(init_from, str | None):
+        problems.append(f"init_from={init_from} must be a run's folder or a checkpoint")
     if problems:
         raise ConfigError("; ".join(problems))
-    return Config(**parts, seed=values["seed"], plain=values)
+    return Config(**parts, seed=values["seed"], init_from=init_from, plain=values)
 
 
 def dataclass_of(group: str, values: Any, problems: list[str]) -> type[Any] | None:

@@ -13,7 +13,7 @@ from babygpt_exp.typed import nearest
 
 def known_keys() -> Iterator[str]:
     """Every key and group that a user can set."""
-    yield from ("seed", "experiment", "ablation", "resume")
+    yield from ("seed", "experiment", "ablation", "resume", "init_from")
     for group, kinds in GROUPS.items():
         yield group
         for kind in kinds.values() if isinstance(kinds, dict) else [kinds]:

@@ -26,8 +26,8 @@ from babygpt_exp.tokenizer import TextTokenizer
 class GPTModule(L.LightningModule):
     """A decoder and how it is trained.
 
-    `tokens` counts the targets trained on. `validation` is the newest evaluation. Loss sums
-    stay on the device until `take_loss` asks for them.
+    `tokens` counts the tokens trained on, prompts included. `validation` is the newest evaluation.
+    Loss sums stay on the device until `take_loss` asks for them.
     """
 
     def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
@@ -78,7 +78,7 @@ class GPTModule(L.LightningModule):
         nats = self.nats(batch)
         self._loss_sum = self._loss_sum.to(nats.device) + nats.detach()
         self._loss_targets += batch.num_targets
-        self.tokens += batch.num_targets
+        self.tokens += batch.num_tokens
         return nats / batch.share_targets
 
     @property

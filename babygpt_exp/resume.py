@@ -77,7 +77,7 @@ def offer_saved_config(path: Path) -> None:
         raise ConfigError(f"resume={path}: no run with a config.yaml is in this folder")
     saved = plain_config(config_file)
     values: dict[str, Any] = {
-        key: saved.pop(key) for key in ("run", "sampling", "seed") if key in saved
+        key: saved.pop(key) for key in ("run", "sampling", "seed", "init_from") if key in saved
     }
     store = ConfigStore.instance()
     for group, node in saved.items():

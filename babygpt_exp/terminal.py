@@ -50,8 +50,10 @@ class Progressing:
             parts.append(f"{row['perf/tokens_per_s']:,.0f} tok/s")
             parts.append(f"wait {row['perf/data_wait_frac']:.1%}")
             parts.append(f"lr {row['lr']:.1e}")
-        left = (self.num_steps - self.step) * row.get("seconds", 0.0) / max(1, self.step)
-        return " | ".join([*parts, f"{clock_text(left)} left"])
+        if self.step:  # before the first one nothing is known of their speed
+            left = (self.num_steps - self.step) * row.get("seconds", 0.0) / self.step
+            parts.append(f"{clock_text(left)} left")
+        return " | ".join(parts)
 
 
 class Terminal(Protocol):

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
 from babygpt_exp.callbacks.checkpoints import Checkpoints
+from babygpt_exp.callbacks.initial import InitialEvaluation
 from babygpt_exp.callbacks.metrics import Clock, Metrics
 from babygpt_exp.callbacks.prune import Prune
 from babygpt_exp.callbacks.resume import Resume
@@ -30,6 +31,7 @@ from babygpt_exp.hardware import (
     choose_micro_batch,
     keep_freed_memory,
 )
+from babygpt_exp.initial import Initial, read_initial
 from babygpt_exp.module import GPTModule
 from babygpt_exp.peak import measure_run_peak
 from babygpt_exp.pruner import MedianConfig
@@ -86,7 +88,7 @@ def build(
     micro = choose_micro_batch(
         config.hardware, machine, config.run.batch_tokens, config.model.context
     )
-    saved = record.job.saved
+    saved, initial = record.job.saved, initial_of(config, record)
     with ExitStack() as stack:
         terminal.say("starting the streamer, making the tokenizer ...")
         data = StreamDataModule(
@@ -94,13 +96,15 @@ def build(
             micro_batch_tokens=micro,
             log_path=record.folder.streamer_log,
             say=terminal.say,
-            tokenizer=saved.tokenizer if saved is not None else None,
+            tokenizer=initial.tokenizer if initial else saved.tokenizer if saved else None,
         )
         stack.callback(data.close)
         data.connect()
         if saved is not None:
             saved.check_stream(data)
         module = GPTModule(config, data.tokenizer)
+        if initial is not None:
+            initial.load_into(module.model)
         flops = flops_per_token(config.model, module.model)
         compiled, compile_words = choose_compile(
             config.hardware, machine, flops * config.run.max_tokens
@@ -125,6 +129,8 @@ def build(
                 callbacks.append(Prune(config, config.pruner, metrics))
         if saved is not None:
             callbacks.append(Resume(config, record, saved, metrics, samples, checkpoints))
+        if initial is not None:
+            callbacks.append(InitialEvaluation(metrics))
         trainer = new_trainer(config, machine.accelerator, micro, loggers, callbacks)
         total = sum(p.numel() for p in module.model.parameters())
         metrics.parameters = total
@@ -137,9 +143,19 @@ def build(
             f"{config.run.num_steps * config.run.batch_tokens / total:.2g} tokens a parameter",
             "folder": str(record.job.folder),
         }
+        if initial is not None:
+            facts["start"] = initial.words
         for note in machine.notes:
             terminal.say(f"note: {note}")
         yield Experiment(data, module, trainer, metrics, facts)
+
+
+def initial_of(config: Config, record: Record) -> Initial | None:
+    """What a run starts from, if that is another run's checkpoint and it has none of its own."""
+    saved = record.job.saved
+    if config.init_from is None or (saved is not None and saved.checkpoint is not None):
+        return None
+    return read_initial(config.init_from)
 
 
 def open_loggers(
@@ -210,9 +226,11 @@ def fit(config: Config, record: Record, experiment: Experiment, terminal: Termin
 def report(record: Record, experiment: Experiment, terminal: Terminal) -> float:
     """Say how it ended and where to look; returns the final bits a byte."""
     summary, folder = record.summary, record.folder
+    before = summary.get("initial_val_loss")
     rows = {
         "validation": f"{summary['final_val_loss']:.3f} nats a token = "
-        f"{summary['final_val_bpb']:.4f} bits a byte",
+        f"{summary['final_val_bpb']:.4f} bits a byte"
+        + (f"; {before:.3f} nats before the first step" if before is not None else ""),
         "speed": f"{summary['tokens_per_s']:,.0f} tokens a second, "
         f"{clock_text(summary['seconds'])} in all",
         "curve": str(folder.curve),

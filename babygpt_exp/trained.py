@@ -14,12 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 
 from babygpt_exp.config import Config, load
+from babygpt_exp.data.instructions import prompt_tokens, template_of
 from babygpt_exp.errors import ConfigError, UserError, one_line
 from babygpt_exp.folder import RunFolder
 from babygpt_exp.model import Decoder, build_model
 from babygpt_exp.options import CONF
 from babygpt_exp.saved import CHECKPOINT_VERSION, damage
 from babygpt_exp.tokenizer import TextTokenizer
+from streamer.sources.template import Template
 
 CHECKPOINTS = ("last", "best", "previous")
 """Names of the checkpoints of a run's folder."""
@@ -42,10 +44,15 @@ class Trained:
     """The file it comes from."""
     step: int
     """Optimizer steps that it was trained."""
+    template: Template | None = None
+    """The template of the prompts that it was trained to answer; None where it was on text."""
 
     def prompt_tokens(self, text: str) -> tuple[int, ...]:
-        """The tokens that a text to go on from begins with: the end of the text before, and it."""
-        return (self.tokenizer.end_of_text, *self.tokenizer.encode(text))
+        """The tokens that a text to go on from begins with: the end of the text before, and it.
+
+        Of a model that was trained on instructions the text is put into its template.
+        """
+        return prompt_tokens(self.tokenizer, self.template, text)
 
 
 def load_trained(path: Path, checkpoint: str = "last") -> Trained:
@@ -58,13 +65,27 @@ def load_trained(path: Path, checkpoint: str = "last") -> Trained:
     file = find_checkpoint(path, checkpoint)
     state = read_checkpoint(file)
     ours = state["babygpt"]
-    tokenizer = TextTokenizer(Tokenizer.from_str(ours["tokenizer"]), ours["end_of_text"])
+    tokenizer = tokenizer_of(state)
     try:
         config = load(with_new_keys(ours["config"]))
     except ConfigError as error:
         raise ConfigError(f"{file} is of another version of this program: {error}") from error
     with torch.random.fork_rng(devices=[]):
         model = build_model(config.model, config.arch, tokenizer.vocab_size)
+    load_weights(model, state, file)
+    model.eval().requires_grad_(False)
+    template = template_of(state["StreamDataModule"]["plan"])
+    return Trained(model, tokenizer, config, file, int(state["global_step"]), template)
+
+
+def tokenizer_of(state: Mapping[str, Any]) -> TextTokenizer:
+    """The tokenizer of a checkpoint."""
+    ours = state["babygpt"]
+    return TextTokenizer(Tokenizer.from_str(ours["tokenizer"]), ours["end_of_text"])
+
+
+def load_weights(model: Decoder, state: Mapping[str, Any], file: Path) -> None:
+    """Put a checkpoint's weights into a model of its config; UserError where they do not fit."""
     weights = {
         name.removeprefix(PREFIX): weight
         for name, weight in state["state_dict"].items()
@@ -74,8 +95,6 @@ def load_trained(path: Path, checkpoint: str = "last") -> Trained:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"{file} does not fit its config: {one_line(error)}") from error
-    model.eval().requires_grad_(False)
-    return Trained(model, tokenizer, config, file, int(state["global_step"]))
 
 
 def with_new_keys(saved: Mapping[str, Any]) -> DictConfig:

@@ -22,6 +22,7 @@ from streamer.protocol import Limits
 from streamer.server import ServerOptions, serve
 from streamer.sources.address import shown
 from streamer.sources.spec import ON_BAD_DOCUMENT, SourceSpec, split_weight
+from streamer.sources.template import Template
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,6 +49,13 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--column", default="text", help="column or field that holds the text (default: text)"
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        metavar="PIECE",
+        help="serve instructions: each --prompt is a piece of the prompts, with {COLUMN} where a "
+        "column comes, left out where that is empty; --column holds the responses",
     )
     parser.add_argument(
         "--on-bad-document",
@@ -122,12 +130,18 @@ def is_loopback(host: str) -> bool:
 def parse_sources(parser: Parser, options: argparse.Namespace) -> tuple[SourceSpec, ...]:
     """The sources of a command line, which must differ from one another."""
     specs = []
+    prompt = None if options.prompt is None else tuple(options.prompt)
+    if prompt is not None:
+        try:
+            Template(prompt)
+        except ValueError as error:
+            parser.error(f"--prompt {error}")
     for source in options.source:
         try:
             address, weight = split_weight(source)
         except ValueError as error:
             parser.error(str(error))
-        specs.append(SourceSpec(address, weight, options.column, options.on_bad_document))
+        specs.append(SourceSpec(address, weight, options.column, options.on_bad_document, prompt))
     addresses = [spec.address for spec in specs]
     for address in addresses:
         if addresses.count(address) > 1:

@@ -36,6 +36,7 @@ class EmbeddedStreamer:
         *,
         column: str = "text",
         on_bad_document: str = "error",
+        prompt: Sequence[str] = (),
         token: str = "",
         cache_dir: Path | None = None,
         log_path: Path | None = None,
@@ -53,6 +54,7 @@ class EmbeddedStreamer:
         self._command = [sys.executable, "-P", "-m", "streamer", "--stop-with-parent"]
         self._command += [f"--source={source}" for source in sources]
         self._command += [f"--column={column}", f"--on-bad-document={on_bad_document}"]
+        self._command += [f"--prompt={piece}" for piece in prompt]
         if cache_dir is not None:
             self._command.append(f"--cache-dir={cache_dir}")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
-from streamer.blocks import Group
+from streamer.blocks import Group, PackedGroup
 from streamer.cache import TokenCache
 from streamer.cursor import Position
 from streamer.errors import RequestError, SourceError
@@ -57,6 +57,7 @@ class Library:
         self._shards: OrderedDict[tuple[str, TokenSpec], ShardTokens] = OrderedDict()
         self._pending: dict[tuple[str, TokenSpec], asyncio.Task[ShardTokens]] = {}
         self._texts: OrderedDict[str, list[str]] = OrderedDict()
+        self._reported_cuts: set[tuple[str, int, TokenSpec]] = set()
         self._stopping = threading.Event()
         self._progress_lock = threading.Lock()
         self._num_characters = 0
@@ -132,18 +133,22 @@ class Library:
         return tokenizer
 
     async def documents(self, listing: Listing, index: int) -> list[str]:
-        """The documents of the index-th shard; raises SourceError."""
+        """The documents of the index-th shard, prompts and responses joined; raises SourceError."""
         shard = listing.shards[index]
         found = self._texts.get(shard.fingerprint)
         self.metrics.count_cache("text", hit=found is not None)
         if found is None:
-            found = await self._run(
-                self._preparing, lambda: self.shelf.read_shard(shard, listing.spec)
-            )
+            found = await self._run(self._preparing, lambda: self._read_whole(shard, listing.spec))
             self._texts[shard.fingerprint] = found
             while len(self._texts) > KEPT_TEXT_SHARDS:
                 self._texts.popitem(last=False)
         return found
+
+    def _read_whole(self, shard: Shard, spec: SourceSpec) -> list[str]:
+        texts, size = self.shelf.read_shard(shard, spec), spec.num_parts
+        if size == 1:
+            return texts
+        return ["".join(texts[start : start + size]) for start in range(0, len(texts), size)]
 
     async def group(
         self,
@@ -171,7 +176,38 @@ class Library:
             *(self._tokens(shard, listing.spec, spec, tokenizer) for shard in chosen)
         )
         tokens = [shard.tokens for shard in prepared]
-        return await self.quickly(lambda: Group(tokens, plan.sequence_tokens, key, spec.eot_id))
+        if listing.spec.prompt is None:
+            return await self.quickly(lambda: Group(tokens, plan.sequence_tokens, key, spec.eot_id))
+        packed = await self.quickly(
+            lambda: PackedGroup(tokens, plan.sequence_tokens, key, spec.eot_id)
+        )
+        self._report_cuts(listing, [shard.fingerprint for shard in chosen], plan, spec, packed)
+        return packed
+
+    def _report_cuts(
+        self,
+        listing: Listing,
+        shards: Sequence[str],
+        plan: Plan,
+        spec: TokenSpec,
+        group: PackedGroup,
+    ) -> None:
+        """Logs once of each shard how many samples do not fit into a block."""
+        for fingerprint, cuts in zip(shards, group.cuts, strict=True):
+            key = (fingerprint, plan.sequence_tokens, spec)
+            if not any(cuts) or key in self._reported_cuts:
+                continue
+            self._reported_cuts.add(key)
+            event(
+                log,
+                logging.WARNING,
+                "samples_cut",
+                source=listing.name,
+                split=spec.split,
+                sequence_length=plan.sequence_tokens,
+                cut=cuts.num_cut,
+                left_out=cuts.num_left_out,
+            )
 
     async def _tokens(
         self, shard: Shard, source: SourceSpec, spec: TokenSpec, tokenizer: TextTokenizer
@@ -198,10 +234,14 @@ class Library:
             if found is not None:
                 return found, None
             began = time.perf_counter()
-            documents, num_bytes = split_documents(
-                self.shelf.read_shard(shard, source), spec.split, spec.fraction, spec.salt
+            texts, num_bytes = split_documents(
+                self.shelf.read_shard(shard, source),
+                spec.split,
+                spec.fraction,
+                spec.salt,
+                source.num_parts,
             )
-            made = tokenize(documents, num_bytes, tokenizer, spec, self._report)
+            made = tokenize(texts, num_bytes, tokenizer, spec, self._report)
             stored = self._cache.store(shard.fingerprint, spec, made)
             return stored, time.perf_counter() - began
 

@@ -56,14 +56,16 @@ def plan_id(payload: dict[str, Any]) -> str:
 
 
 def source_payload(listing: Listing) -> dict[str, object]:
-    """What a plan says of a source."""
-    return {
+    """What a plan says of a source; `prompt` only where there is one."""
+    spec = listing.spec
+    payload: dict[str, object] = {
         "name": listing.name,
-        "weight": listing.spec.weight,
-        "column": listing.spec.column,
-        "on_bad_document": listing.spec.on_bad_document,
+        "weight": spec.weight,
+        "column": spec.column,
+        "on_bad_document": spec.on_bad_document,
         "fingerprint": listing.fingerprint,
     }
+    return payload if spec.prompt is None else payload | {"prompt": list(spec.prompt)}
 
 
 def tokenizer_hash(plan: object) -> str:
@@ -132,10 +134,12 @@ def _agree_sources(fields: Fields, listings: Sequence[Listing]) -> list[dict[str
             "on_bad_document": source.choice("on_bad_document", ON_BAD_DOCUMENT),
             "fingerprint": source.hexadecimal("fingerprint", 64),
         }
+        found["prompt"] = source.sequence("prompt") if source.has("prompt") else None
+        source.discard("prompt")
         source.done()
         for key, value in found.items():
-            if value != own[key]:
-                raise mismatch(f"sources.{index}.{key}", value, own[key])
+            if value != own.get(key):
+                raise mismatch(f"sources.{index}.{key}", value, own.get(key))
     return ours
 
 

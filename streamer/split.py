@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from hashlib import blake2b
 
 SPLITS = ("train", "validation")
@@ -21,15 +21,19 @@ def is_validation(document: bytes, fraction: float, salt: str) -> bool:
 
 
 def split_documents(
-    documents: Iterable[str], split: str, fraction: float, salt: str
+    texts: Sequence[str], split: str, fraction: float, salt: str, num_parts: int = 1
 ) -> tuple[list[str], int]:
-    """The documents of one split in their order, and how many UTF-8 bytes they have."""
+    """The documents of one split in their order, and how many UTF-8 bytes they have.
+
+    Of `texts` each `num_parts` are one document, and stay together.
+    """
     wanted = split == "validation"
     kept: list[str] = []
     num_bytes = 0
-    for document in documents:
-        encoded = document.encode()
+    for start in range(0, len(texts), num_parts):
+        parts = texts[start : start + num_parts]
+        encoded = "".join(parts).encode()
         if is_validation(encoded, fraction, salt) == wanted:
-            kept.append(document)
+            kept += parts
             num_bytes += len(encoded)
     return kept, num_bytes

@@ -47,9 +47,9 @@ class ShardTokens:
     """The tokens of one shard and split."""
 
     tokens: TokenArray
-    """End-of-text, then each document's tokens followed by end-of-text."""
+    """End-of-text, then each text's tokens followed by end-of-text."""
     num_documents: int
-    """Documents of the split in this shard."""
+    """Texts of the split in this shard: documents, or of instructions prompts and responses."""
     num_bytes: int
     """Their UTF-8 bytes."""
 
@@ -107,22 +107,22 @@ def _all_special(tokenizer_json: str) -> str:
 
 
 def tokenize(
-    documents: Sequence[str],
+    texts: Sequence[str],
     num_bytes: int,
     tokenizer: TextTokenizer,
     spec: TokenSpec,
     report: Callable[[int], None],
 ) -> ShardTokens:
-    """The tokens of one split's documents of a shard; empty where it has none.
+    """The tokens of one split's texts of a shard; empty where it has none.
 
     `report` is told how many characters were done, and may raise StoppingError.
     """
     dtype = np.dtype(spec.dtype)
     eot = np.array([spec.eot_id], dtype)
-    parts = [eot] if documents else []
-    for num_characters, encoded in tokenizer.encode(documents):
+    parts = [eot] if texts else []
+    for num_characters, encoded in tokenizer.encode(texts):
         for ids in encoded:
             parts += (np.array(ids, dtype), eot)
         report(num_characters)
     tokens = np.concatenate(parts) if parts else np.empty(0, dtype)
-    return ShardTokens(tokens, len(documents), num_bytes)
+    return ShardTokens(tokens, len(texts), num_bytes)

@@ -34,7 +34,10 @@ PRESETS = sorted(
     for path in (CONF / group).glob("*.yaml")
 )
 
-MISSING = {"experiment=ablation": ["data.source=a.txt"]}
+MISSING = {
+    "experiment=ablation": ["data.source=a.txt"],
+    "experiment=finetune": ["data.source=a.parquet", "init_from=run"],
+}
 """What a preset needs that has no default."""
 
 
@@ -59,6 +62,7 @@ def missing_values(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, 
     path.write_text(train_bpe(257, []).json)
     return {
         ("data", "local"): ["data.source=corpus.txt"],
+        ("data", "instructions"): ["data.source=a.parquet"],
         ("data", "remote"): ["data.url=ws://127.0.0.1:1/ws"],
         ("data", "mix"): ["data.sources=[a.txt,b/]"],
         ("data", "eir"): ["data.url=ws://127.0.0.1:1/ws"],

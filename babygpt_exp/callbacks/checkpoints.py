@@ -106,8 +106,9 @@ class Checkpoints(L.Callback):
         self.keep_if_best(trainer, module.validation.bits_per_byte)
 
     def keep_if_best(self, trainer: L.Trainer, bits_per_byte: float) -> None:
-        """Save `best.ckpt` if no validation before was as good."""
-        if not bits_per_byte < self.best:
+        """Save `best.ckpt` if no validation before was as good; before the first step there is
+        nothing to save."""
+        if not trainer.global_step or not bits_per_byte < self.best:
             return
         self.best = bits_per_byte
         with self.clock.pause():

@@ -94,6 +94,7 @@ class Metrics(L.Callback):
         self.train: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float]] = []
         self.best_bits_per_byte = math.inf
+        self.initial_loss: float | None = None
         self.parameters = 0
         self.flops_per_token = 0.0
         self.peak_flops: float | None = None
@@ -113,8 +114,7 @@ class Metrics(L.Callback):
             if "perf/mfu" in row:
                 self._utilizations.append(row["perf/mfu"])
             if "val/loss" in row:
-                self.validation.append((tokens, row["val/loss"]))
-                self.best_bits_per_byte = min(self.best_bits_per_byte, row["val/bpb"])
+                self._keep_validation(tokens, row["val/loss"], row["val/bpb"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
@@ -187,10 +187,15 @@ class Metrics(L.Callback):
         assert result is not None
         row = {"val/loss": result.loss, "val/bpb": result.bits_per_byte}
         self._log(trainer, module, row)
-        self.validation.append((module.tokens, result.loss))
-        self.best_bits_per_byte = min(self.best_bits_per_byte, result.bits_per_byte)
-
+        self._keep_validation(module.tokens, result.loss, result.bits_per_byte)
         self.draw_curve()
+
+    def _keep_validation(self, tokens: int, loss: float, bits_per_byte: float) -> None:
+        self.validation.append((tokens, loss))
+        if tokens:
+            self.best_bits_per_byte = min(self.best_bits_per_byte, bits_per_byte)
+        else:  # the weights of another run, no merit of this one
+            self.initial_loss = loss
 
     def draw_curve(self) -> None:
         """Write training_curve.svg anew."""
@@ -201,7 +206,9 @@ class Metrics(L.Callback):
         """What summary.json has of the measurements; None where there is none."""
         best = self.best_bits_per_byte
         tokens = int(self.last.get("tokens", 0))
+        initial = {} if self.initial_loss is None else {"initial_val_loss": self.initial_loss}
         return {
+            **initial,
             "steps": int(self.last.get("step", 0)),
             "tokens": tokens,
             "seconds": round(self.clock.seconds, 3),

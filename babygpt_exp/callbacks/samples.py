@@ -10,6 +10,7 @@ from babygpt_exp.callbacks.metrics import Clock
 from babygpt_exp.callbacks.stop import StopSignals
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
+from babygpt_exp.data.instructions import first_prompt, prompt_tokens, template_of
 from babygpt_exp.generation.engine import Engine
 from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import for_writing, generate
@@ -18,6 +19,7 @@ from babygpt_exp.terminal import Terminal
 from babygpt_exp.tracking.history import Sample
 
 if TYPE_CHECKING:
+    from babygpt_exp.data.module import StreamDataModule
     from babygpt_exp.module import GPTModule
 
 
@@ -57,12 +59,17 @@ class Samples(L.Callback):
 
     def _prompts(self, trainer: L.Trainer, module: GPTModule) -> list[tuple[str, list[int]]]:
         """Kind and tokens of each prompt; a text starts behind an end of text."""
-        encode, stop = module.tokenizer.encode, module.tokenizer.end_of_text
-        prompts = [("manual", [stop, *encode(text)]) for text in self.config.run.prompts]
-        batches: list[MicroBatch] = trainer.datamodule.validation_batches  # type: ignore[attr-defined]
-        rows = [row for batch in batches for row in batch.tokens.tolist()]
-        size = self.config.sampling.prompt_tokens
-        return prompts + [("auto", row[:size]) for row in rows[: self.config.sampling.num_auto]]
+        data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        tokenizer, template = module.tokenizer, template_of(data.plan)
+        prompts = [
+            ("manual", list(prompt_tokens(tokenizer, template, text)))
+            for text in self.config.run.prompts
+        ]
+        rows = [row for batch in data.validation_batches for row in batch.tokens.tolist()]
+        rows, size = rows[: self.config.sampling.num_auto], self.config.sampling.prompt_tokens
+        if template is None:
+            return prompts + [("auto", row[:size]) for row in rows]
+        return prompts + [("auto", first_prompt(row, tokenizer.end_of_text)) for row in rows]
 
     def _draw(self, trainer: L.Trainer, module: GPTModule) -> list[Sample]:
         """Samples of all prompts, written beside each other."""

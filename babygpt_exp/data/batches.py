@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from babygpt_exp.data.instructions import is_in_response
 from babygpt_exp.model import IGNORE
 from streamer.client import Batch
 
@@ -21,9 +22,11 @@ class MicroBatch:
     tokens: Tensor
     """Inputs, (B, T), int64."""
     targets: Tensor
-    """The next tokens, (B, T), int64; IGNORE where there is none."""
+    """The next tokens, (B, T), int64; IGNORE where there is none, and where it is a prompt's."""
+    num_tokens: int
+    """Tokens of text that follow on an input: all but padding."""
     num_targets: int
-    """Targets that count."""
+    """Targets that count: the same, or of instructions those of responses."""
     share_targets: float
     """Targets of the whole batch over its number of parts: divides the sum of nats, so that
     the mean over the parts is the mean over the batch."""
@@ -41,8 +44,10 @@ class MicroBatch:
         return MicroBatch(**{**vars(self), **move})
 
 
-def split(batch: Batch, rows: int) -> Iterator[MicroBatch]:
+def split(batch: Batch, rows: int, prompt_end: int | None = None) -> Iterator[MicroBatch]:
     """Micro-batches of `rows` blocks each.
+
+    `prompt_end` is the end of text of instructions, of which only responses count; None of text.
 
     A batch that does not divide evenly (the last of a validation split) is filled up with
     rows that count nothing, so that every tensor has one shape.
@@ -54,13 +59,17 @@ def split(batch: Batch, rows: int) -> Iterator[MicroBatch]:
     lengths[: len(batch.lengths)] = batch.lengths
     targets = blocks[:, 1:].copy()
     targets[np.arange(targets.shape[1]) >= lengths[:, None] - 1] = IGNORE
-    share = float((lengths - 1).sum()) / num_parts
+    if prompt_end is not None:
+        targets[~is_in_response(blocks[:, :-1], prompt_end)] = IGNORE
+    counts = (targets != IGNORE).sum(axis=1)  # (num_rows,)
+    share = float(max(1, counts.sum())) / num_parts  # never 0: a sum of no nats is divided by it
     for start in range(0, len(blocks), rows):
         part = slice(start, start + rows)
         yield MicroBatch(
             tokens=torch.from_numpy(blocks[part, :-1].copy()),
             targets=torch.from_numpy(targets[part]),
-            num_targets=int((lengths[part] - 1).sum()),
+            num_tokens=int((lengths[part] - 1).sum()),
+            num_targets=int(counts[part].sum()),
             share_targets=share,
             next=batch.next if start + rows == len(blocks) else None,
         )

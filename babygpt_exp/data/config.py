@@ -13,6 +13,7 @@ from streamer.client import StreamClient
 from streamer.eir.client import MAX_BATCH_SIZE, EirClient
 from streamer.plan import MAX_SHUFFLE_SHARDS
 from streamer.sources.spec import ON_BAD_DOCUMENT
+from streamer.sources.template import Template
 from streamer.split import MAX_SALT_BYTES
 
 SAMPLE = Path(__file__).resolve().parent.parent / "corpus" / "sample.parquet"
@@ -148,6 +149,29 @@ class LocalConfig(EmbeddedConfig):
 
 
 @dataclass
+class InstructionsConfig(LocalConfig):
+    """`data=instructions`: prompts and responses, of which the responses alone are learned.
+
+    `column` holds the responses.
+    """
+
+    prompt: list[str]
+    """The prompt, piece by piece, with {column} where a column comes. A piece whose column is
+    empty is left out. `generate` and the like put what they are given in place of the first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            Template(self.prompt)
+        except ValueError as error:
+            raise ValueError(f"data.prompt {error}") from error
+
+    @property
+    def embedded_options(self) -> dict[str, Any]:
+        return {**super().embedded_options, "prompt": tuple(self.prompt)}
+
+
+@dataclass
 class MixConfig(EmbeddedConfig):
     """`data=mix`: several corpora at once."""
 
@@ -268,6 +292,7 @@ DATA: dict[str, type[DataConfig]] = {
     "sample": DataConfig,
     "local": LocalConfig,
     "fineweb": LocalConfig,
+    "instructions": InstructionsConfig,
     "mix": MixConfig,
     "remote": RemoteConfig,
     "eir": EirConfig,

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch, split
+from babygpt_exp.data.instructions import count_cut, template_of
 from babygpt_exp.data.shared import shared
 from babygpt_exp.errors import StreamLostError, UserError
 from babygpt_exp.tokenizer import TextTokenizer, obtain_tokenizer
@@ -49,7 +50,7 @@ class StreamDataModule(L.LightningDataModule):
         self.rows = micro_batch_tokens // config.model.context
         self.log_path = log_path
         self.say = say
-        self._saved_tokenizer = tokenizer  # of a run that goes on; it is not made anew
+        self._saved_tokenizer = tokenizer  # of the run that this one goes on from; not made anew
         self.plan: dict[str, Any] | None = None
         self.cursor: dict[str, Any] | None = None
         self.waited_seconds = 0.0
@@ -147,6 +148,7 @@ class StreamDataModule(L.LightningDataModule):
             limit = self.config.run.eval_tokens
             missing = None if limit is None else max(1, limit // self.config.model.context)
             token_bytes: torch.Tensor | None = None
+            prompt_end, num_cut = self._prompt_end(stream), 0
             for batch in stream:
                 rows = slice(missing)
                 batch = replace(batch, tokens=batch.tokens[rows], lengths=batch.lengths[rows])
@@ -154,13 +156,21 @@ class StreamDataModule(L.LightningDataModule):
                     text = self.tokenizer.decode(batch.tokens[0].tolist())
                     sizes = self.tokenizer.token_bytes(text)
                     token_bytes = torch.tensor(sizes, dtype=torch.float64)
-                for part in split(batch, self.rows):
+                if prompt_end is not None:
+                    num_cut += count_cut(batch.tokens, batch.lengths, prompt_end)
+                for part in split(batch, self.rows, prompt_end):
                     counted = part.targets[part.targets >= 0]
                     yield replace(part, text_bytes=float(token_bytes[counted].sum()))
                 if missing is not None:
                     missing -= len(batch.tokens)
                     if missing <= 0:
                         break
+            if num_cut:
+                self.say(
+                    f"note: {num_cut} validation samples are longer than model.context="
+                    f"{self.config.model.context} and lose the end of their response; of the "
+                    f"others see samples_cut in {self.log_path}"
+                )
 
     def _open_validation(self, stack: ExitStack) -> Stream | EirStream:
         """The stream of the validation text; leaving `stack` ends what only it needs."""
@@ -173,6 +183,10 @@ class StreamDataModule(L.LightningDataModule):
         plan = self.new_plan(fraction=fraction, shuffled=False)
         return client.open(plan=plan, split="validation", batch=self.rows, epochs=1)
 
+    def _prompt_end(self, stream: Stream | EirStream) -> int | None:
+        """The token behind each prompt of a stream of instructions; None of text."""
+        return None if template_of(stream.plan) is None else self.tokenizer.end_of_text
+
     def train_dataloader(self) -> Iterator[MicroBatch]:
         """Micro-batches from the saved cursor on, without end."""
         run, data = self.config.run, self.config.data
@@ -184,12 +198,13 @@ class StreamDataModule(L.LightningDataModule):
                 batch=run.batch_tokens // self.config.model.context,
             )
             self.plan = stream.plan
+            prompt_end = self._prompt_end(stream)
             while True:
                 start = time.perf_counter()
                 batch = next(stream)
                 self.waited_seconds += time.perf_counter() - start
                 self.reconnects = stream.reconnects
-                yield from split(batch, self.rows)
+                yield from split(batch, self.rows, prompt_end)
         except StreamError as error:
             hint = f"; see {self.log_path}" if self.log_path.exists() else ""
             raise StreamLostError(f"{error}{hint}") from error

@@ -34,7 +34,7 @@ class Documents:
     """What a shard holds."""
 
     texts: list[str]
-    """In their order."""
+    """In their order; of instructions each prompt and then its response."""
     num_bad: int
     """Documents that were skipped."""
     first_bad: str

@@ -7,11 +7,12 @@ document.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from streamer.errors import one_line
 from streamer.sources.bad import BadDocuments
+from streamer.sources.spec import SourceSpec
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -20,27 +21,31 @@ class BadLineError(Exception):
     """A line that is not what it should be; whoever knows its number says so."""
 
 
-def parse_line(line: bytes, column: str) -> str | None:
-    """The document of one line, None where the field is null; raises BadLineError."""
+def parse_line(line: bytes, columns: Sequence[str]) -> dict[str, str | None]:
+    """The wanted fields of one line; raises BadLineError."""
     try:
         value = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise BadLineError(f"is not valid JSON ({one_line(str(error))})") from error
     if not isinstance(value, dict):
         raise BadLineError("is not a JSON object")
+    return {column: _text(value, column) for column in columns}
+
+
+def _text(value: dict[str, object], column: str) -> str | None:
     if column not in value:
         found = ", ".join(value) or "none"
         raise BadLineError(
             f"has no field {column!r}; its fields are {found}; choose another column"
         )
-    document = value[column]
-    if document is None:
+    text = value[column]
+    if text is None:
         return None
-    if not isinstance(document, str):
+    if not isinstance(text, str):
         raise BadLineError(f"holds no text in its field {column!r}")
-    if not document.isascii() and any("\ud800" <= letter <= "\udfff" for letter in document):
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise BadLineError("holds half a surrogate pair, which is no text")
-    return document
+    return text
 
 
 def read_slice(stream: BinaryIO, start: int, stop: int) -> tuple[int, bytes]:
@@ -60,29 +65,27 @@ def read_documents(
     stream: BinaryIO,
     start: int,
     stop: int,
-    column: str,
+    spec: SourceSpec,
     bad: BadDocuments,
     line_at: Callable[[int], str],
 ) -> list[str]:
-    """The documents of slice [start, stop); `line_at` names the line that begins at a byte."""
+    """The texts of slice [start, stop); `line_at` names the line that begins at a byte."""
     position, data = read_slice(stream, start, stop)
     documents: list[str] = []
     for line in data.split(b"\n"):
         text = line.removeprefix(_BYTE_ORDER_MARK) if position == 0 else line
         if text and not text.isspace():
             try:
-                document = parse_line(text, column)
-                if document is not None:
-                    documents.append(document)
+                documents += spec.parts(parse_line(text, spec.columns))
             except BadLineError as error:
                 bad.add(lambda position=position: line_at(position), str(error))  # type: ignore[misc]
         position += len(line) + 1
     return documents
 
 
-def check_first_line(stream: BinaryIO, column: str, bad: BadDocuments) -> None:
+def check_first_line(stream: BinaryIO, spec: SourceSpec, bad: BadDocuments) -> None:
     """Raises SourceError when the first line is bad, so that a wrong column is noticed early."""
-    read_documents(stream, 0, 1, column, bad, lambda position: "line 1")
+    read_documents(stream, 0, 1, spec, bad, lambda position: "line 1")
 
 
 def line_number(stream: BinaryIO, position: int) -> int:

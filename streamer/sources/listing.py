@@ -126,6 +126,8 @@ def _fingerprint(file: SourceFile, spec: SourceSpec, num_slices: int, span: tupl
     column = "" if file.format == "text" else spec.column
     parts = [FORMAT_VERSION, file.format, file.compression, file.digest, column]
     parts += [spec.on_bad_document, num_slices, *span]
+    if spec.prompt is not None:
+        parts.append(spec.prompt)
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 
 from streamer.errors import SourceError, one_line
 from streamer.sources.bad import BadDocuments
+from streamer.sources.spec import SourceSpec
 
 TAIL_BYTES = 64 << 10
 """Read from the end of a file at first: most footers are within it."""
@@ -55,9 +58,16 @@ def parse_footer(name: str, tail: bytes) -> Footer:
     return Footer(metadata, hashlib.sha256(tail).hexdigest())
 
 
-def row_counts(name: str, footer: Footer, column: str) -> list[int]:
-    """Rows of each row group; raises SourceError where there is no such column of text."""
+def row_counts(name: str, footer: Footer, columns: Sequence[str]) -> list[int]:
+    """Rows of each row group; raises SourceError where a column is none, or none of text."""
     schema = footer.metadata.schema.to_arrow_schema()
+    for column in columns:
+        _check_column(name, schema, column)
+    groups = range(footer.metadata.num_row_groups)
+    return [footer.metadata.row_group(group).num_rows for group in groups]
+
+
+def _check_column(name: str, schema: pa.Schema, column: str) -> None:
     if column not in schema.names:
         found = ", ".join(schema.names) or "none"
         raise SourceError(
@@ -68,8 +78,6 @@ def row_counts(name: str, footer: Footer, column: str) -> list[int]:
         kind = kind.value_type
     if not any(is_kind(kind) for is_kind in _TEXT_KINDS):
         raise SourceError(f"column {column!r} of {name} is {kind}, not text; choose another column")
-    groups = range(footer.metadata.num_row_groups)
-    return [footer.metadata.row_group(group).num_rows for group in groups]
 
 
 _TEXT_KINDS = (
@@ -119,17 +127,41 @@ class _Pages(io.RawIOBase):
 
 
 def read_documents(
-    stream: BinaryIO, num_bytes: int, footer: Footer, row_group: int, column: str, bad: BadDocuments
+    stream: BinaryIO,
+    num_bytes: int,
+    footer: Footer,
+    row_group: int,
+    spec: SourceSpec,
+    bad: BadDocuments,
 ) -> list[str]:
-    """The documents of one row group.
+    """The texts of one row group.
 
-    Rows that are not UTF-8 are bad; where the column's pages cannot be decoded, all rows are.
+    Rows that are not UTF-8 are bad; where a column's pages cannot be decoded, all rows are.
     """
+    columns: dict[str, list[str | bytes | None]] = {}
+    for column in spec.columns:
+        found = _read_column(stream, num_bytes, footer, row_group, column, bad)
+        if found is None:
+            return []
+        columns[column] = found
+    texts: list[str] = []
+    for row, values in enumerate(zip(*columns.values(), strict=True)):
+        if any(isinstance(value, bytes) for value in values):
+            bad.add(partial("row group {} row {}".format, row_group, row), "is not UTF-8")
+        else:
+            texts += spec.parts(dict(zip(columns, values, strict=True)))
+    return texts
+
+
+def _read_column(
+    stream: BinaryIO, num_bytes: int, footer: Footer, row_group: int, column: str, bad: BadDocuments
+) -> list[str | bytes | None] | None:
+    """A column of a row group, None where it cannot be read; what is not UTF-8 stays bytes."""
     place, group = f"row group {row_group}", footer.metadata.row_group(row_group)
     start, stop = _page_range(group, column)
     if stop > num_bytes:
         bad.add(lambda: place, "lies beyond the end of the file", group.num_rows)
-        return []
+        return None
     stream.seek(start)
     pages = _Pages(stream, start, stream.read(stop - start), num_bytes)
     try:
@@ -141,8 +173,8 @@ def read_documents(
                 raise pa.ArrowInvalid(f"{len(values)} of {group.num_rows} rows")
     except (pa.ArrowException, OSError) as error:
         bad.add(lambda: place, f"cannot be read: {one_line(str(error))}", group.num_rows)
-        return []
-    return _as_texts(values, place, bad)
+        return None
+    return _as_texts(values)
 
 
 def _page_range(group: pq.RowGroupMetaData, column: str) -> tuple[int, int]:
@@ -154,20 +186,19 @@ def _page_range(group: pq.RowGroupMetaData, column: str) -> tuple[int, int]:
     return start, start + chunk.total_compressed_size
 
 
-def _as_texts(values: pa.ChunkedArray, place: str, bad: BadDocuments) -> list[str]:
+def _as_texts(values: pa.ChunkedArray) -> list[str | bytes | None]:
     if pa.types.is_dictionary(values.type):
         chunks = [chunk.dictionary_decode() for chunk in values.chunks]
         values = pa.chunked_array(chunks, values.type.value_type)
     try:
-        values = values.cast(pa.large_string())  # checks what was bytes
-        return [text for text in values.to_pylist() if text is not None]
+        texts: list[str | bytes | None] = values.cast(pa.large_string()).to_pylist()
+        return texts  # the cast has checked what was bytes
     except (pa.ArrowInvalid, UnicodeDecodeError):
-        values = values.cast(pa.large_binary())
-    documents: list[str] = []
-    for row, value in enumerate(values.to_pylist()):
-        try:
-            if value is not None:
-                documents.append(value.decode())
-        except UnicodeDecodeError:
-            bad.add(lambda row=row: f"{place} row {row}", "is not UTF-8")  # type: ignore[misc]
-    return documents
+        return [_decoded(value) for value in values.cast(pa.large_binary()).to_pylist()]
+
+
+def _decoded(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value

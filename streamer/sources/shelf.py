@@ -92,7 +92,7 @@ class Shelf:
         )
 
     def read_shard(self, shard: Shard, spec: SourceSpec) -> list[str]:
-        """The documents of one shard in order.
+        """The texts of one shard's documents in order, `spec.num_parts` of each.
 
         Raises SourceError naming file and row group or line when they cannot be read, or when the
         file is no longer the one that was listed.
@@ -135,23 +135,27 @@ class Shelf:
 
     def _list_file(self, file: SourceFile, spec: SourceSpec) -> list[Shard]:
         counts, footer_digest = None, ""
+        if file.format == "text" and spec.prompt is not None:
+            raise SourceError(
+                f"{file.name} has no columns to make prompts of; give parquet or jsonl"
+            )
         if file.format == "parquet" and file.identity.num_bytes:
             footer = self._footers.get(file)
-            counts = parquet.row_counts(file.name, footer, spec.column)
+            counts = parquet.row_counts(file.name, footer, spec.columns)
             footer_digest = footer.digest
         if self._is_remote(file):
             file = remote_digest(file, footer_digest)
         elif file.format == "jsonl" and spec.on_bad_document == "error":
-            self._check_first_line(file, spec.column)
+            self._check_first_line(file, spec)
         return shards_of(file, spec, counts)
 
-    def _check_first_line(self, file: SourceFile, column: str) -> None:
+    def _check_first_line(self, file: SourceFile, spec: SourceSpec) -> None:
         bad = BadDocuments(file.name, is_skipping=False)
         with self._reading(file):
             with closing(chunks_of(file, lambda: self._open(file), bad)) as chunks:
                 chunk = next(chunks, b"")
             if b"\n" in chunk:
-                jsonl.check_first_line(io.BytesIO(chunk), column, bad)
+                jsonl.check_first_line(io.BytesIO(chunk), spec, bad)
 
     def _read_plain(self, shard: Shard, spec: SourceSpec) -> Documents:
         file = shard.file
@@ -164,7 +168,7 @@ class Shelf:
         file, is_skipping = wanted.file, spec.on_bad_document == "skip"
         counts = None
         if file.format == "parquet":
-            counts = parquet.row_counts(file.name, self._footers.get(file), spec.column)
+            counts = parquet.row_counts(file.name, self._footers.get(file), spec.columns)
         damage = BadDocuments(file.name, is_skipping)
         found = None
         with ExitStack() as stack:
@@ -194,7 +198,7 @@ class Shelf:
         file, (start, stop) = shard.file, shard.span(num_bytes)
         if file.format == "parquet":
             texts = parquet.read_documents(
-                stream, num_bytes, self._footers.get(file), shard.start, spec.column, bad
+                stream, num_bytes, self._footers.get(file), shard.start, spec, bad
             )
         elif file.format == "text":
             texts = text.read_documents(stream, start, stop, num_bytes, bad)
@@ -206,7 +210,7 @@ class Shelf:
                     return f"at byte {position}"
                 return f"line {jsonl.line_number(stream, position)}"
 
-            texts = jsonl.read_documents(stream, start, stop, spec.column, bad, line_at)
+            texts = jsonl.read_documents(stream, start, stop, spec, bad, line_at)
         return Documents(texts, bad.num_documents, bad.first)
 
     def _read_tail(self, file: SourceFile) -> bytes:

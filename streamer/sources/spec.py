@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+from streamer.sources.template import Template
 
 ON_BAD_DOCUMENT = ("error", "skip")
 
@@ -23,6 +27,32 @@ class SourceSpec:
     on_bad_document: str = "error"
     """What a document that cannot be read does: `error` ends the stream and names its place,
     `skip` leaves it out. Part of the plan, since it decides what is delivered."""
+    prompt: tuple[str, ...] | None = None
+    """Pieces of a prompt's template, for instructions: a document is a prompt made of a row's
+    columns and the response in `column` then. None where `column` is all there is."""
+
+    @cached_property
+    def template(self) -> Template | None:
+        """The template of the prompts."""
+        return None if self.prompt is None else Template(self.prompt)
+
+    @property
+    def num_parts(self) -> int:
+        """Texts that a document is made of: itself, or prompt and response."""
+        return 1 if self.prompt is None else 2
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are read, each once."""
+        more = () if self.template is None else self.template.columns
+        return tuple(dict.fromkeys((self.column, *more)))
+
+    def parts(self, values: Mapping[str, str | None]) -> tuple[str, ...]:
+        """The texts of a row's document; none where its text or response is null."""
+        text = values[self.column]
+        if text is None:
+            return ()
+        return (text,) if self.template is None else (self.template.fill(values), text)
 
 
 def split_weight(source: str) -> tuple[str, float]:
