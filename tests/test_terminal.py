@@ -65,7 +65,7 @@ class TestProgressing:
     """The newest values in words."""
 
     def test_nothing_yet(self) -> None:
-        assert Progressing(10).text == "00:00 left"
+        assert Progressing(10).text == ""
         assert Progressing(10).step == 0
 
     def test_words(self) -> None:
