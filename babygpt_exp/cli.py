@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,11 +22,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, one_line
-from babygpt_exp.folder import RunFolder, locked
+from babygpt_exp.folder import RunFolder, remove_empty
 from babygpt_exp.options import CONF
 from babygpt_exp.pruner import PrunedValue, RunPruned
-from babygpt_exp.resume import PRESET, check, with_saved_config
-from babygpt_exp.saved import SavedRun, read_run
+from babygpt_exp.resume import PRESET, with_saved_config
 
 if TYPE_CHECKING:
     from babygpt_exp.config import Config
@@ -75,7 +73,8 @@ def leave(error: Exception) -> NoReturn:
         message = f"{error.strerror or one_line(error)}{place}"
     else:
         message = one_line(error)
-    print(f"error: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(exit_code)
 
 
@@ -96,13 +95,9 @@ def compose_and_run(composed: DictConfig) -> float:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_in_sweep(composed, folder)
     try:
-        try:
-            config = checked(composed)
-        except UserError:
-            remove_empty(folder)
-            raise
-        return run(config, folder, resume=composed.get("resume") is not None)
+        return run(checked(composed), folder, resume=composed.get("resume") is not None)
     except (UserError, OSError) as error:
+        remove_empty(folder)
         leave(error)
 
 
@@ -137,12 +132,14 @@ def checked(composed: DictConfig) -> Config:
     from babygpt_exp.config import load
     from babygpt_exp.hardware import choose_machine
     from babygpt_exp.initial import with_initial_model
+    from babygpt_exp.parallel.ranks import starts_ranks
     from babygpt_exp.tracking.config import WandbConfig
 
     if composed.get("resume") is None:  # what goes on has the model in its own config
         composed = with_initial_model(composed, HydraConfig.get().overrides.task)
     config = load(composed)
     choose_machine(config.hardware, config.precision)
+    starts_ranks(config)
     if isinstance(config.logger, WandbConfig) and config.logger.mode == "online":
         from babygpt_exp.tracking.account import check_key
 
@@ -152,22 +149,13 @@ def checked(composed: DictConfig) -> Config:
 
 def run(config: Config, folder: Path, *, resume: bool) -> float:
     """Train in a folder that Hydra has made, or go on with the run that is there."""
-    from babygpt_exp.terminal import open_terminal
-    from babygpt_exp.train import train
+    from babygpt_exp.parallel.ranks import starts_ranks
 
-    terminal = open_terminal()
-    with locked(folder, terminal.say):
-        job = new_job(folder)
-        if resume:
-            saved = read_run(folder)
-            lines = [*saved.damaged, *check(saved, config), saved.words(config)]
-            if saved.is_complete(config):
-                terminal.say(lines[-1])
-                return float(saved.summary["final_val_bpb"])
-            for line in lines:
-                terminal.say(line)
-            job = go_on(job, saved)
-        return train(config, job, terminal)
+    if starts_ranks(config):
+        from babygpt_exp.parallel.start import start as run
+    else:
+        from babygpt_exp.run import run
+    return run(config, new_job(folder), resume=resume)
 
 
 def new_job(folder: Path) -> Job:
@@ -188,21 +176,3 @@ def new_job(folder: Path) -> Job:
         run_id=new_run_id(distinct, hydra_config.job.num if sweep else None),
         sweep=sweep,
     )
-
-
-def go_on(job: Job, saved: SavedRun) -> Job:
-    """The job of a run that goes on: as it was, and what is typed now is added."""
-    typed = [word for word in job.overrides if word != f"experiment={PRESET}"]
-    names = {name: saved.summary[name] for name in job.names if name in saved.summary}
-    before = saved.summary.get("overrides", [])
-    overrides = [*before, *(word for word in typed if word not in before)]
-    return replace(job, overrides=overrides, saved=saved, **names)
-
-
-def remove_empty(folder: Path) -> None:
-    """Take away the folders that Hydra made for a run that does not start."""
-    for path in (folder, *folder.parents[:2]):
-        try:
-            path.rmdir()
-        except OSError:  # not empty: somebody else's
-            return

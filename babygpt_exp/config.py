@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from babygpt_exp.data.config import DATA, DataConfig
 from babygpt_exp.errors import ConfigError, one_line
-from babygpt_exp.hardware import HardwareConfig, PrecisionConfig
+from babygpt_exp.hardware import HARDWARE, HardwareConfig, PrecisionConfig
 from babygpt_exp.model import ARCHITECTURES, ArchConfig, ModelConfig
 from babygpt_exp.optimizer import OPTIMIZERS, OptimizerConfig
 from babygpt_exp.pruner import PRUNERS, PrunerConfig
@@ -132,7 +132,7 @@ GROUPS: dict[str, type[Any] | dict[str, Any]] = {
     "data": DATA,
     "tokenizer": TOKENIZERS,
     "precision": PrecisionConfig,
-    "hardware": HardwareConfig,
+    "hardware": HARDWARE,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "logger": LOGGERS,

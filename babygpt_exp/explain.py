@@ -34,7 +34,13 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return f"there is no {group}={option}; {nearest(option, choices)} ({', '.join(choices)})"
     found = re.search(r"Could not override '([^']+)'", text)
     if found and not found[1].startswith("hydra."):
-        return f"unknown key '{found[1]}'; {nearest(found[1], set(known_keys()))}"
+        known, group = set(known_keys()), found[1].partition(".")[0]
+        if found[1] in known:
+            return (
+                f"the chosen {group} has no key '{found[1]}'; in a sweep over {group} write "
+                f"++{found[1]}=..."
+            )
+        return f"unknown key '{found[1]}'; {nearest(found[1], known)}"
     if "Config group override must be a string" in text:
         for argument in arguments:
             group, _, option = argument.partition("=")

@@ -149,6 +149,15 @@ def copy_whole(source: Path, path: Path) -> None:
     unfinished.unlink(missing_ok=True)  # where both were one file, POSIX renames nothing
 
 
+def remove_empty(folder: Path) -> None:
+    """Take away the folders that Hydra made for a run that does not start."""
+    for path in (folder, *folder.parents[:2]):
+        try:
+            path.rmdir()
+        except OSError:  # not empty: somebody else's
+            return
+
+
 def append_whole(path: Path, text: str) -> None:
     """Append text to a file in one piece; on a full disk the file stays as it was."""
     data = text.encode()

@@ -50,9 +50,50 @@ class HardwareConfig:
             raise ValueError("; ".join(problems))
 
 
+@dataclass
+class ParallelConfig(HardwareConfig):
+    """`hardware=ddp`, `fsdp`, `slurm`: several processes, each with a part of every batch."""
+
+    name: Literal["ddp", "fsdp", "slurm"]  # type: ignore[assignment]
+    accelerator: Literal["auto", "cpu", "gpu"]
+    """What each process computes on: auto is a GPU if there is one, else the CPU."""
+    devices: int | Literal["auto"]
+    """Processes on this machine: auto is as many as torchrun or SLURM has started, else one a GPU.
+    Without those two the command starts them itself."""
+    strategy: Literal["ddp", "fsdp"]
+    """ddp has all of the model in each process, fsdp a part of each weight (FSDP2)."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether processes compute on GPUs."""
+        return self.accelerator != "cpu" and torch.cuda.is_available()
+
+    @property
+    def num_processes(self) -> int:
+        """Processes to start on this machine. Raises ConfigError if there are not so many GPUs."""
+        num_gpus = torch.cuda.device_count() if self.on_gpu else 0
+        if self.devices == "auto":
+            if not num_gpus:
+                raise ConfigError(
+                    f"hardware={self.name} on a CPU needs hardware.devices=N, processes that share "
+                    "its cores"
+                )
+            return num_gpus
+        if num_gpus and self.devices > num_gpus:
+            raise ConfigError(f"hardware.devices={self.devices}, but there are {num_gpus} GPUs")
+        return self.devices
+
+
+HARDWARE: dict[str, type[HardwareConfig]] = {
+    **dict.fromkeys(("auto", "cpu", "gpu"), HardwareConfig),
+    **dict.fromkeys(("ddp", "fsdp", "slurm"), ParallelConfig),
+}
+"""The dataclass of each option of group `hardware`."""
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What a run computes on, decided."""
+    """What a process computes on, decided."""
 
     accelerator: Literal["cpu", "gpu"]
     """Lightning's word for it."""
@@ -63,16 +104,20 @@ class Machine:
 
     @property
     def device(self) -> torch.device:
-        """The device of the model."""
+        """The device of the model; of several GPUs the process's own."""
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
 
 def choose_machine(hardware: HardwareConfig, precision: PrecisionConfig) -> Machine:
     """The machine that a config asks for; ConfigError where it can not be had."""
     has_gpu = torch.cuda.is_available()
-    if hardware.name == "gpu" and not has_gpu:
-        raise ConfigError("hardware=gpu needs a CUDA GPU and there is none; use hardware=cpu")
-    if has_gpu and hardware.name != "cpu":
+    wanted = hardware.accelerator if isinstance(hardware, ParallelConfig) else hardware.name
+    if wanted == "gpu" and not has_gpu:
+        key = "hardware" if wanted == hardware.name else "hardware.accelerator"
+        raise ConfigError(f"{key}=gpu needs a CUDA GPU and there is none; use {key}=cpu")
+    if is_sharded(hardware) and precision.name == "16-mixed":
+        raise ConfigError("precision=16-mixed has no FSDP; use bf16-mixed, or hardware=ddp")
+    if has_gpu and wanted != "cpu":
         return gpu(precision)
     if precision.name == "16-mixed":
         raise ConfigError("precision=16-mixed needs a GPU; on a CPU use precision=bf16-mixed")
@@ -83,8 +128,13 @@ def choose_machine(hardware: HardwareConfig, precision: PrecisionConfig) -> Mach
     return Machine("cpu", f"CPU, {num_threads} threads", notes)
 
 
+def is_sharded(hardware: HardwareConfig) -> bool:
+    """Whether each process has a part of each weight."""
+    return isinstance(hardware, ParallelConfig) and hardware.strategy == "fsdp"
+
+
 def gpu(precision: PrecisionConfig) -> Machine:
-    """The first GPU."""
+    """The process's GPU, by itself the first."""
     notes = []
     if precision.name.startswith("bf16") and torch.cuda.get_device_capability() < (8, 0):
         notes.append("this GPU has no bfloat16 arithmetic: precision=16-mixed is faster on it")

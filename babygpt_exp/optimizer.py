@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from babygpt_exp.model import Decoder
+from babygpt_exp.parallel.parts import own_part, part_like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic that pushes singular values towards 1 (the post above)."""
@@ -109,7 +110,8 @@ class Muon(torch.optim.Optimizer):
     One optimizer, so that one schedule, one checkpoint and Lightning's automatic
     optimization serve both. Every group has `lr`, `weight_decay` and its kind's settings.
     The matrices of a Muon group are stepped together as one stack of shape
-    (N, rows, columns); the stack of momenta is the state of the group's first matrix.
+    (N, rows, columns); the stack of momenta is the state of the group's first matrix. With FSDP
+    each process makes the whole step of a matrix and takes its part; moments are in parts.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, compile: bool = False) -> None:
@@ -137,14 +139,16 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step_muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        grads = torch.stack([p.grad for p in parameters])  # type: ignore[misc]
+        grads = torch.stack([whole(p.grad) for p in parameters])
         state = self.state[parameters[0]]
         if not state:
             state["momentum"] = torch.zeros_like(grads)
         update = self._update(grads, state["momentum"], group["momentum"], group["num_iterations"])
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        steps = list(update.to(parameters[0].dtype).unbind())
-        torch._foreach_add_(parameters, steps, alpha=-group["lr"])
+        decay = 1 - group["lr"] * group["weight_decay"]
+        torch._foreach_mul_([own_part(p) for p in parameters], decay)
+        steps = update.to(parameters[0].dtype).unbind()
+        parts = [own_part(part_like(step, p)) for step, p in zip(steps, parameters, strict=True)]
+        torch._foreach_add_([own_part(p) for p in parameters], parts, alpha=-group["lr"])
 
     def _step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:
@@ -154,10 +158,10 @@ class Muon(torch.optim.Optimizer):
                 self.state[p]["second"] = torch.zeros_like(p)
         states = [self.state[p] for p in parameters]
         adamw(
-            parameters,
-            [p.grad for p in parameters],  # type: ignore[misc]
-            [state["first"] for state in states],
-            [state["second"] for state in states],
+            [own_part(p) for p in parameters],
+            [own_part(p.grad) for p in parameters],
+            [own_part(state["first"]) for state in states],
+            [own_part(state["second"]) for state in states],
             [],
             [state["step"] for state in states],
             fused=True,

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from babygpt_exp.config import Config
-from babygpt_exp.errors import RunInterrupted, exit_status, one_line
+from babygpt_exp.errors import RunInterrupted, UserError, exit_status, one_line
 from babygpt_exp.folder import RunFolder
+from babygpt_exp.parallel.ranks import Ranks
 from babygpt_exp.summary import first_summary
 from babygpt_exp.tracking import RunLogger
 
@@ -46,11 +47,12 @@ class Record:
 
     `loggers` and `metrics` are set when they exist; what they know at the end is recorded
     also of a run that failed. A run that goes on begins its record only when it has been put
-    back to its checkpoint: until then its folder stays as it was.
+    back to its checkpoint: until then its folder stays as it was. Only the first rank writes; if
+    another one failed before it, that one's error is the run's.
     """
 
-    def __init__(self, config: Config, job: Job) -> None:
-        self.job = job
+    def __init__(self, config: Config, job: Job, ranks: Ranks | None = None) -> None:
+        self.job, self.ranks = job, ranks or Ranks()
         self.folder = RunFolder(job.folder)
         self.loggers: list[RunLogger] = []
         self.metrics: Metrics | None = None
@@ -64,6 +66,8 @@ class Record:
 
     def begin(self) -> None:
         """Write the first summary."""
+        if not self.ranks.is_first:
+            return
         self.has_begun = True
         self.folder.start_summary(self.summary)
 
@@ -73,15 +77,17 @@ class Record:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        blamed: UserError | None = None
         if error is None:
             self.summary |= {"status": "completed", "error": None}
         elif isinstance(error, KeyboardInterrupt | RunInterrupted):
             self.summary |= {"status": "interrupted", "error": one_line(error)}
         else:
-            self.summary |= {
-                "status": "failed",
-                "error": f"{type(error).__name__}: {one_line(error)}",
-            }
+            own = f"{type(error).__name__}: {one_line(error)}"
+            cause = self.ranks.first_error(own)
+            self.summary |= {"status": "failed", "error": cause}
+            if cause != own:
+                blamed = UserError(cause)
         try:
             if self.metrics is not None:
                 self.summary |= self.metrics.summary()
@@ -90,3 +96,5 @@ class Record:
         finally:
             if self.has_begun:
                 self.folder.end_summary(self.summary)
+        if blamed is not None:
+            raise blamed from error

@@ -85,6 +85,8 @@ class SavedRun:
                 split="train",
                 cursor=self.stream["cursor"],
                 batch=run.batch_tokens // context,
+                rank=data.ranks.rank,
+                world=data.ranks.world,
             ).close()
         except StreamError as error:
             raise ConfigError(f"{self.folder.path} can not go on: {error}") from error

@@ -78,6 +78,28 @@ class Terminal(Protocol):
         """Training has ended, however."""
 
 
+class SilentTerminal:
+    """Of the ranks of a run one speaks; the others have this."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def table(self, title: str, rows: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def begin(self, num_steps: int) -> None:
+        """Nothing."""
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def samples(self, samples: list[Sample]) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
 class RichTerminal:
     """A live progress bar, and a panel for each sample."""
 

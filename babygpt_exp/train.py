@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import OmegaConf
 
 from babygpt_exp.callbacks.checkpoints import Checkpoints
@@ -29,10 +32,13 @@ from babygpt_exp.hardware import (
     choose_compile,
     choose_machine,
     choose_micro_batch,
+    is_sharded,
     keep_freed_memory,
 )
 from babygpt_exp.initial import Initial, read_initial
 from babygpt_exp.module import GPTModule
+from babygpt_exp.parallel.ranks import Ranks, losses_named
+from babygpt_exp.parallel.sharding import Sharded
 from babygpt_exp.peak import measure_run_peak
 from babygpt_exp.pruner import MedianConfig
 from babygpt_exp.record import Job, Record
@@ -57,26 +63,31 @@ class Experiment:
     """What a person should know before it starts."""
 
 
-def train(config: Config, job: Job, terminal: Terminal) -> float:
+def train(config: Config, job: Job, terminal: Terminal, ranks: Ranks) -> float:
     """Run a config in a folder; returns the final validation loss in bits a byte.
 
-    Whatever happens, summary.json says how it ended, and what was written stays.
+    Whatever happens, summary.json says how it ended, and what was written stays. All ranks call
+    it, and the first one writes.
     """
-    with Record(config, job) as record, StopSignals() as signals:
-        seed(config)
+    with Record(config, job, ranks) as record, StopSignals(ranks) as signals, losses_named():
+        seed(config, ranks)
         with build(config, record, signals, terminal) as experiment:
-            log_config(config, record, experiment, terminal)
+            if ranks.is_first:
+                log_config(config, record, experiment, terminal)
             fit(config, record, experiment, terminal)
     return report(record, experiment, terminal)
 
 
-def seed(config: Config) -> None:
+def seed(config: Config, ranks: Ranks) -> None:
     """Make everything random that follows depend on the seed alone, and set up torch."""
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     keep_freed_memory()
-    if config.hardware.num_threads is not None:
-        torch.set_num_threads(config.hardware.num_threads)
+    num_threads = config.hardware.num_threads
+    if num_threads is None and ranks.world > 1:  # they share the cores
+        num_threads = max(1, len(os.sched_getaffinity(0)) // ranks.local_world)
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
 
 
 @contextmanager
@@ -84,9 +95,10 @@ def build(
     config: Config, record: Record, signals: StopSignals, terminal: Terminal
 ) -> Iterator[Experiment]:
     """Start the streamer; make model, loggers and trainer; end all of it again."""
+    ranks = record.ranks
     machine = choose_machine(config.hardware, config.precision)
     micro = choose_micro_batch(
-        config.hardware, machine, config.run.batch_tokens, config.model.context
+        config.hardware, machine, config.run.batch_tokens // ranks.world, config.model.context
     )
     saved, initial = record.job.saved, initial_of(config, record)
     with ExitStack() as stack:
@@ -97,12 +109,14 @@ def build(
             log_path=record.folder.streamer_log,
             say=terminal.say,
             tokenizer=initial.tokenizer if initial else saved.tokenizer if saved else None,
+            ranks=ranks,
+            wants_to_stop=lambda: signals.is_requested,
         )
         stack.callback(data.close)
         data.connect()
         if saved is not None:
             saved.check_stream(data)
-        module = GPTModule(config, data.tokenizer)
+        module = GPTModule(config, data.tokenizer, ranks)
         if initial is not None:
             initial.load_into(module.model)
         flops = flops_per_token(config.model, module.model)
@@ -112,12 +126,13 @@ def build(
         if compiled:
             module.compile_model(machine.device)
             stack.callback(torch._dynamo.reset)  # nothing compiled for the next job of a sweep
-        peak = measure_run_peak(machine, config.precision, flops * config.run.max_tokens)
+        own_peak = measure_run_peak(machine, config.precision, flops * config.run.max_tokens)
+        (peak,) = ranks.sum([own_peak or 0.0])
         clock = Clock()
-        metrics = Metrics(config, record.folder, clock, terminal)
-        metrics.flops_per_token, metrics.peak_flops = flops, peak
-        checkpoints = Checkpoints(config, record.folder, clock)
-        loggers = open_loggers(config, record, stack, terminal)
+        metrics = Metrics(config, record.folder, clock, terminal, ranks.is_first)
+        metrics.flops_per_token, metrics.peak_flops = flops, peak or None
+        checkpoints = Checkpoints(config, record.folder, clock, ranks)
+        loggers = open_loggers(config, record, stack, terminal) if ranks.is_first else []
         record.loggers, record.metrics = loggers, metrics  # type: ignore[assignment]
         samples = Samples(config, clock, terminal, signals)
         stop = Stop(config, signals, checkpoints)
@@ -131,11 +146,12 @@ def build(
             callbacks.append(Resume(config, record, saved, metrics, samples, checkpoints))
         if initial is not None:
             callbacks.append(InitialEvaluation(metrics))
-        trainer = new_trainer(config, machine.accelerator, micro, loggers, callbacks)
+        trainer = new_trainer(config, ranks, machine.accelerator, micro, loggers, callbacks)
         total = sum(p.numel() for p in module.model.parameters())
         metrics.parameters = total
         facts = {
-            "machine": f"{machine.description}, {config.precision.name}, compile {compile_words}",
+            "machine": f"{together(config, ranks)}{machine.description}, {config.precision.name}, "
+            f"compile {compile_words}",
             "model": f"{config.arch.name}, {total / 1e6:.1f} M parameters, "
             f"{flops / 1e6:,.0f} MFLOP a token",
             "tokenizer": f"{config.tokenizer.name}, {data.tokenizer.vocab_size:,} tokens",
@@ -173,6 +189,7 @@ def open_loggers(
 
 def new_trainer(
     config: Config,
+    ranks: Ranks,
     accelerator: str,
     micro_batch_tokens: int,
     loggers: list[Logger],
@@ -182,11 +199,14 @@ def new_trainer(
     for name in ("lightning.pytorch", "torch.utils.cpp_extension"):  # advice, no news
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    num_micro_batches = config.run.batch_tokens // micro_batch_tokens
+    num_micro_batches = config.run.batch_tokens // ranks.world // micro_batch_tokens
     eval_steps = config.run.interval_steps(config.run.eval_every_tokens, parts=8)
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=ranks.local_world,
+        num_nodes=ranks.world // ranks.local_world,
+        strategy=strategy(config, ranks),
+        plugins=[TorchElasticEnvironment()] if ranks.world > 1 else None,
         precision=config.precision.name,
         logger=loggers,
         callbacks=callbacks,
@@ -201,6 +221,24 @@ def new_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    # Lightning would have the ranks agree on SIGTERM before each micro-batch; ours do once a step.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def strategy(config: Config, ranks: Ranks) -> str | Strategy:
+    """How ranks train one model: Lightning's DDP or FSDP2, in the group that `join` has made."""
+    if ranks.world == 1:
+        return "auto"
+    if is_sharded(config.hardware):
+        return Sharded(ranks.world)
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def together(config: Config, ranks: Ranks) -> str:
+    """How many ranks there are, in words; nothing for one."""
+    name = "fsdp" if is_sharded(config.hardware) else "ddp"
+    return "" if ranks.world == 1 else f"{ranks.world} processes by {name}: "
 
 
 def log_config(config: Config, record: Record, experiment: Experiment, terminal: Terminal) -> None:

@@ -150,20 +150,26 @@ class Running:
     """A run that is going on.
 
     A fork, which is there at once; with `fresh`, or where an import would see that the environment
-    is another, an interpreter that begins with nothing, as a user's does.
+    is another, an interpreter that begins with nothing, as a user's does. `start` is what starts it
+    instead of `python -m babygpt_exp`.
     """
 
     process: subprocess.Popen[str] | Forked
 
     def __init__(
-        self, *arguments: str, cwd: Path, env: dict[str, str], fresh: bool = False
+        self,
+        *arguments: str,
+        cwd: Path,
+        env: dict[str, str],
+        fresh: bool = False,
+        start: list[str] | None = None,
     ) -> None:
         self.cwd = cwd
-        if not fresh and EXPERIMENTS.can_start(env):
+        if not fresh and start is None and EXPERIMENTS.can_start(env):
             self.process = EXPERIMENTS.start("babygpt_exp", *arguments, cwd=cwd, env=env, text=True)
         else:
             self.process = subprocess.Popen(
-                command(*arguments),
+                command(*arguments) if start is None else [*start, *arguments],
                 cwd=cwd,
                 env=env,
                 stdin=subprocess.DEVNULL,

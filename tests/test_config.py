@@ -169,7 +169,7 @@ class TestOptions:
         assert again == loaded(*TINY)
 
     def test_all_keys_have_values(self) -> None:
-        config = loaded()
+        config = loaded("hardware=ddp")  # has what the others have, and more
         for key in known_keys():
             group, _, name = key.partition(".")
             if group in ("model", "run", "sampling", "precision", "hardware") and name:
@@ -258,6 +258,11 @@ class TestTypos:
         line = refusal(argument)
         assert all(choice in line for choice in choices), line
 
+    def test_a_key_of_another_option_without_force(self, refusal: Callable[..., str]) -> None:
+        line = refusal("hardware.devices=2")
+        assert "the chosen hardware has no key 'hardware.devices'" in line
+        assert "++hardware.devices=..." in line
+
     @pytest.mark.parametrize("arguments", [["optimizer=adamw", "++optimizer.momentum=0.9"]])
     def test_a_key_of_another_option(
         self, refusal: Callable[..., str], arguments: list[str]
@@ -335,6 +340,11 @@ class TestValues:
             (["data.shuffle_shards=0"], "data.shuffle_shards=0"),
             (["data.shuffle_shards=1025", "run.eval_tokens=0"], "data.shuffle_shards=1025"),
             (["data=remote", "data.url=http://127.0.0.1"], "must start with ws:// or wss://"),
+            (["data=remote", "data.url=[]"], "data.url must name at least one address"),
+            (["data=remote", "data.url=[ws://a/ws,ws://a/ws]"], "none twice"),
+            (["data=remote", "data.url=[ws://a/ws,b]"], "data.url=b must start with ws:// or"),
+            (["data=remote", "data.url=[1]"], "data.url=[1] must be text"),
+            (["data=eir", "data.url=[ws://a/ws,ws://b/ws]"], "data=eir takes one data.url"),
             (["data=local", "data.source=a", "data.on_bad_document=x"], "error, skip"),
             (["data=mix", "data.sources=[]"], "data.sources must name at least one"),
             (["data=mix", "data.sources=[a,a]"], "none twice"),

@@ -57,7 +57,7 @@ def measure(config: Config, settings: BenchSettings, folder: Path) -> dict[str, 
     job = Job(folder, settings.overrides, settings.overrides, run_id="bench", sweep=None)
     terminal = RowlessTerminal()
     with Record(config, job) as record, StopSignals() as signals:
-        seed(config)
+        seed(config, record.ranks)
         with build(endless(config), record, signals, terminal) as experiment:
             machine = choose_machine(config.hardware, config.precision)
             dtype, device = matmul_dtype(config.precision), machine.device

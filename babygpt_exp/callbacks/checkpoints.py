@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from babygpt_exp.callbacks.metrics import Clock
@@ -17,6 +16,7 @@ from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
 from babygpt_exp.errors import RunInterrupted, StreamLostError
 from babygpt_exp.folder import RunFolder, copy_whole, sync
+from babygpt_exp.parallel.ranks import Ranks
 
 if TYPE_CHECKING:
     from babygpt_exp.data.module import StreamDataModule
@@ -27,11 +27,15 @@ class Checkpoints(L.Callback):
     """Writes whole files by rename, and none of a model whose loss is not finite.
 
     A checkpoint is the end of a step: its loss is logged, its samples and validation come after.
-    `previous.ckpt` is the `last.ckpt` before, for a disk that damages the newest.
+    `previous.ckpt` is the `last.ckpt` before, for a disk that damages the newest. All ranks save
+    together, and the first one writes.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, folder: RunFolder, clock: Clock, ranks: Ranks | None = None
+    ) -> None:
         self.config, self.folder, self.clock = config, folder, clock
+        self.ranks = ranks or Ranks()
         self.interval = config.run.interval_steps(config.run.checkpoint_every_tokens, parts=8)
         self.best = math.inf
         self._saved_step = -1
@@ -53,7 +57,7 @@ class Checkpoints(L.Callback):
 
     def go_on(self, checkpoint: Path, step: int) -> None:
         """Make the checkpoint that the run goes on from its last one, also if that was damaged."""
-        if checkpoint != self.folder.last_checkpoint:
+        if checkpoint != self.folder.last_checkpoint and self.ranks.is_first:
             copy_whole(checkpoint, self.folder.last_checkpoint)
         self._saved_step = step
 
@@ -86,17 +90,16 @@ class Checkpoints(L.Callback):
         module.counters = self._counters
         if module.is_finite():
             with self.clock.pause():
-                save(trainer, self.folder, self.folder.last_checkpoint)
+                self._save(trainer, self.folder.last_checkpoint)
             self._saved_step = trainer.global_step
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Save `last.ckpt` if no more data come, or if somebody asks to stop.
-
-        Lightning hears SIGTERM too, and raises its own exception between two steps.
-        """
-        if isinstance(exception, StreamLostError | RunInterrupted | SIGTERMException):
+        """Save `last.ckpt` if no more data come, or if somebody asks to stop; of several ranks only
+        the latter comes to all at the same step."""
+        lost = isinstance(exception, StreamLostError) and self.ranks.world == 1
+        if lost or isinstance(exception, RunInterrupted):
             self.save_last(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -112,27 +115,29 @@ class Checkpoints(L.Callback):
             return
         self.best = bits_per_byte
         with self.clock.pause():
-            if self._saved_step == trainer.global_step:
+            if self._saved_step != trainer.global_step:
+                self._save(trainer, self.folder.best_checkpoint)
+            elif self.ranks.is_first:
                 copy_whole(self.folder.last_checkpoint, self.folder.best_checkpoint)
-            else:
-                save(trainer, self.folder, self.folder.best_checkpoint)
 
+    def _save(self, trainer: L.Trainer, path: Path) -> None:
+        """Write a checkpoint whole: beside its place, to the disk, then by rename.
 
-def save(trainer: L.Trainer, folder: RunFolder, path: Path) -> None:
-    """Write a checkpoint whole: beside its place, to the disk, then by rename.
-
-    What was logged so far reaches the disk before it. torch puts a CRC-32 of each part into it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    folder.sync_rows()
-    try:
-        trainer.save_checkpoint(unfinished)
-        sync(unfinished)
-        if path == folder.last_checkpoint and path.exists():
-            copy_whole(path, folder.previous_checkpoint)
-        os.replace(unfinished, path)
-        sync(path.parent)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+        What was logged so far reaches the disk before it. torch puts a CRC-32 of each part into it.
+        """
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        if not self.ranks.is_first:
+            trainer.save_checkpoint(unfinished)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.sync_rows()
+        try:
+            trainer.save_checkpoint(unfinished)
+            sync(unfinished)
+            if path == self.folder.last_checkpoint and path.exists():
+                copy_whole(path, self.folder.previous_checkpoint)
+            os.replace(unfinished, path)
+            sync(path.parent)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise

@@ -85,11 +85,20 @@ class Metrics(L.Callback):
     """Logs training loss, speed and waiting each interval, and every validation.
 
     Who knows the model sets `parameters` and `flops_per_token`, who knows the machine
-    `peak_flops`, its FLOP/s; without them there is no utilization.
+    `peak_flops`, its FLOP/s; without them there is no utilization. Ranks other than the first
+    measure too, since losses are of all, and have no logger to tell.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, clock: Clock, terminal: Terminal) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        clock: Clock,
+        terminal: Terminal,
+        is_first: bool = True,
+    ) -> None:
         self.config, self.folder, self.clock, self.terminal = config, folder, clock, terminal
+        self.is_first = is_first
         self.interval = config.run.interval_steps(config.run.log_every_tokens, parts=1000)
         self.train: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float]] = []
@@ -199,6 +208,8 @@ class Metrics(L.Callback):
 
     def draw_curve(self) -> None:
         """Write training_curve.svg anew."""
+        if not self.is_first:
+            return
         name = f"{self.config.arch.name} {self.parameters / 1e6:.1f} M, seed {self.config.seed}"
         write_whole(self.folder.curve, training_curve(name, self.train, self.validation))
 

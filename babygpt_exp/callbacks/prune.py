@@ -40,15 +40,16 @@ class Prune(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop if the best so far is above the median; what is at its end is let be."""
         module: GPTModule = pl_module  # type: ignore[assignment]
-        if (
-            trainer.global_step >= self.config.run.num_steps
-            or module.tokens <= self.warmup_tokens
-            or len(self.curves) < self.pruner.num_startup_runs
-        ):
+        if trainer.global_step >= self.config.run.num_steps or module.tokens <= self.warmup_tokens:
             return
-        found = median_at(self.curves, module.tokens)
+        found = module.ranks.from_first(lambda: self._median(module.tokens))
         if found is not None and self.metrics.best_bits_per_byte > found[0]:
             raise RunPruned(module.tokens, self.metrics.last["val/bpb"], *found)
+
+    def _median(self, tokens: int) -> tuple[float, int] | None:
+        """That of the others there, and of how many; None if they are too few."""
+        too_few = len(self.curves) < self.pruner.num_startup_runs
+        return None if too_few else median_at(self.curves, tokens)
 
 
 def complete_curves(sweep: Path) -> list[Curve]:

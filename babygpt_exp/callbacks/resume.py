@@ -47,9 +47,12 @@ class Resume(L.Callback):
         """Everything is loaded, the first batch is there."""
         module: GPTModule = pl_module  # type: ignore[assignment]
         saved, folder = self.saved, self.record.folder
-        history = without_torn_round(read_history(folder, saved.step), saved)
+        history = module.ranks.from_first(
+            lambda: without_torn_round(read_history(folder, saved.step), saved)
+        )
         self.record.begin()
-        folder.remove_unfinished()
+        if module.ranks.is_first:
+            folder.remove_unfinished()
         for logger in trainer.loggers:
             logger.go_on(history)  # type: ignore[attr-defined]
         self.metrics.go_on(history)

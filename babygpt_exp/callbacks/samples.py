@@ -14,6 +14,7 @@ from babygpt_exp.data.instructions import first_prompt, prompt_tokens, template_
 from babygpt_exp.generation.engine import Engine
 from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import for_writing, generate
+from babygpt_exp.model import Decoder
 from babygpt_exp.peak import matmul_dtype
 from babygpt_exp.terminal import Terminal
 from babygpt_exp.tracking.history import Sample
@@ -49,8 +50,11 @@ class Samples(L.Callback):
         if not self.config.run.is_due(trainer.global_step, self.interval):
             return
         with self.clock.pause():
+            model = module.whole_model()
+            if not module.ranks.is_first:
+                return
             with self.signals.leaving():
-                samples = self._draw(trainer, module)
+                samples = self._draw(trainer, module, model)
             if not samples:
                 return
             for logger in trainer.loggers:
@@ -71,12 +75,12 @@ class Samples(L.Callback):
             return prompts + [("auto", row[:size]) for row in rows]
         return prompts + [("auto", first_prompt(row, tokenizer.end_of_text)) for row in rows]
 
-    def _draw(self, trainer: L.Trainer, module: GPTModule) -> list[Sample]:
+    def _draw(self, trainer: L.Trainer, module: GPTModule, model: Decoder) -> list[Sample]:
         """Samples of all prompts, written beside each other."""
         prompts, sampling = self._prompts(trainer, module), self.config.sampling
         if not prompts:
             return []
-        model = for_writing(module.model, matmul_dtype(self.config.precision))
+        model = for_writing(model, matmul_dtype(self.config.precision))
         engine = Engine(model, module.tokenizer, len(prompts))
         requests = [
             Request(

@@ -11,15 +11,16 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from babygpt_exp.callbacks.checkpoints import Checkpoints
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
 from babygpt_exp.errors import RunInterrupted
+from babygpt_exp.parallel.ranks import Ranks
 
 if TYPE_CHECKING:
+    from babygpt_exp.data.module import StreamDataModule
     from babygpt_exp.module import GPTModule
 
 PATIENCE_SECONDS = 3.0
@@ -36,9 +37,12 @@ class StopSignals:
     A step that takes long is left, and the run ends as after the step before. Before the first
     step has ended, the first signal ends the run at once too. What comes out of the context is a
     RunInterrupted that names the signal.
+
+    Of several ranks none leaves by itself: all end after the step at which one was asked to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
         self.requested: signal.Signals | None = None
         self.training = False
         self.may_leave = False
@@ -46,10 +50,14 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
+        self._before = self.listen()
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
         return self
+
+    def listen(self) -> dict[signal.Signals, Any]:
+        """Hear the signals, also after somebody else has asked for them; returns who heard them."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        return {number: signal.signal(number, self._handle) for number in numbers}
 
     def __exit__(
         self,
@@ -60,8 +68,9 @@ class StopSignals:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, SIGTERMException):  # Lightning heard the signal first
-            self.leave()
+        if error is not None and self.ranks.world > 1:
+            # Whoever started the ranks ends them all when one fails; this one has to say why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # Lightning turns a KeyboardInterrupt into a SystemExit.
         if isinstance(error, KeyboardInterrupt | SystemExit) and self.requested is not None:
             raise RunInterrupted(f"stopped by {self.requested.name}", self.requested) from error
@@ -75,8 +84,17 @@ class StopSignals:
         finally:
             self.may_leave = False
 
-    def leave(self) -> None:
-        """End the run, if somebody asked for it."""
+    @property
+    def is_requested(self) -> bool:
+        """Whether this process was asked to end the run."""
+        return self.requested is not None
+
+    def leave(self, *, all_do: bool = False) -> None:
+        """End the run, if somebody asked for it; of several ranks only if `all_do`."""
+        if all_do:
+            self.requested = self.requested or signal.SIGTERM
+        elif self.ranks.world > 1:
+            return
         if self.requested is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             message = f"stopped by {self.requested.name} {self.outcome}"
@@ -87,8 +105,10 @@ class StopSignals:
         self.requested = signal.Signals(number)
         if not (first and self.training):
             raise KeyboardInterrupt
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS, RETRY_SECONDS)
-        print("\nstopping after this step; again stops at once", file=sys.stderr, flush=True)
+        if self.ranks.world == 1:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS, RETRY_SECONDS)
+        if self.ranks.is_first:
+            print("\nstopping after this step; again stops at once", file=sys.stderr, flush=True)
 
     def _overdue(self, number: int, frame: FrameType | None) -> None:
         if self.may_leave:
@@ -110,6 +130,10 @@ class Stop(L.Callback):
                 for parameter in islice(learned, 1):
                     parameter.register_post_accumulate_grad_hook(breathe)  # type: ignore[no-untyped-call]
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has asked for SIGTERM, and would end the run in its own way."""
+        self.signals.listen()
+
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
@@ -119,12 +143,14 @@ class Stop(L.Callback):
         batch_idx: int,
     ) -> None:
         """Look after each step."""
+        data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if batch.next is not None:
             self.signals.training = True
             last = self.checkpoints.folder.last_checkpoint
             self.signals.outcome = f"after step {trainer.global_step}, saved in {last}"
         if self.signals.training:
-            self.signals.leave()  # the checkpoint is saved on the way out
+            # the checkpoint is saved on the way out
+            self.signals.leave(all_do=data.all_stop and batch.next is not None)
             self.signals.may_leave = True
         if batch.next is not None and trainer.global_step >= self.config.run.num_steps:
             trainer.should_stop = True  # Lightning validates once more, then ends

@@ -21,8 +21,10 @@ from torch.utils.data import DataLoader
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch, split
 from babygpt_exp.data.instructions import count_cut, template_of
-from babygpt_exp.data.shared import shared
+from babygpt_exp.data.shared import Address, shared
 from babygpt_exp.errors import StreamLostError, UserError
+from babygpt_exp.model import IGNORE
+from babygpt_exp.parallel.ranks import Ranks
 from babygpt_exp.tokenizer import TextTokenizer, obtain_tokenizer
 from streamer.access import AccessError, new_token
 from streamer.client import Stream, StreamClient, StreamError
@@ -44,9 +46,14 @@ class StreamDataModule(L.LightningDataModule):
         log_path: Path,
         say: Callable[[str], None],
         tokenizer: TextTokenizer | None = None,
+        ranks: Ranks | None = None,
+        wants_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self.config = config
+        self.ranks = ranks or Ranks()
+        self.wants_to_stop = wants_to_stop
+        self.all_stop = False
         self.rows = micro_batch_tokens // config.model.context
         self.log_path = log_path
         self.say = say
@@ -67,8 +74,8 @@ class StreamDataModule(L.LightningDataModule):
         """
         try:
             self._client = self._connected(self._open, self.config.data.embedded_sources)
-            self.tokenizer = self._saved_tokenizer or obtain_tokenizer(
-                self.config.tokenizer, self._documents
+            self.tokenizer = self._saved_tokenizer or self.ranks.from_first(
+                lambda: obtain_tokenizer(self.config.tokenizer, self._documents)
             )
             self._tokenizer_hash = self._client.upload_tokenizer(self.tokenizer.json)
             self.validation_batches = list(self._read_validation())
@@ -86,19 +93,25 @@ class StreamDataModule(L.LightningDataModule):
         data = self.config.data
         urls, token = data.urls, None
         if sources:
-            server = shared(sources, data.embedded_options)
-            if server is None:
-                server = EmbeddedStreamer(
-                    sources,
-                    token=new_token(),
-                    log_path=log_path or self.log_path,
-                    **data.embedded_options,
-                )
-                stack.enter_context(server)
-            urls, token = [server.url], server.token
+            address = shared(sources, data.embedded_options) or self.ranks.from_first_of_node(
+                lambda: self._start(stack, sources, log_path or self.log_path)
+            )
+            urls, token = [address.url], address.token
         client = data.client(urls, token, self.say)
         stack.callback(client.close)
         return client
+
+    def _start(self, stack: ExitStack, sources: list[str], log_path: Path) -> Address:
+        """A streamer of this machine."""
+        node = self.ranks.rank // self.ranks.local_world
+        server = EmbeddedStreamer(
+            sources,
+            token=new_token(),
+            log_path=log_path.with_stem(f"{log_path.stem}-{node}") if node else log_path,
+            **self.config.data.embedded_options,
+        )
+        stack.enter_context(server)
+        return Address(server.url, server.token)
 
     def close(self) -> None:
         """End the streams, the client and the embedded streamer."""
@@ -145,6 +158,7 @@ class StreamDataModule(L.LightningDataModule):
         with ExitStack() as stack:
             stream = self._open_validation(stack)
             stack.callback(stream.close)
+            stack.callback(self.ranks.wait)  # its streamer is that of others too
             limit = self.config.run.eval_tokens
             missing = None if limit is None else max(1, limit // self.config.model.context)
             token_bytes: torch.Tensor | None = None
@@ -196,6 +210,8 @@ class StreamDataModule(L.LightningDataModule):
                 split="train",
                 cursor=self.cursor,
                 batch=run.batch_tokens // self.config.model.context,
+                rank=self.ranks.rank,
+                world=self.ranks.world,
             )
             self.plan = stream.plan
             prompt_end = self._prompt_end(stream)
@@ -204,15 +220,41 @@ class StreamDataModule(L.LightningDataModule):
                 batch = next(stream)
                 self.waited_seconds += time.perf_counter() - start
                 self.reconnects = stream.reconnects
-                yield from split(batch, self.rows, prompt_end)
+                yield from self._in_common(list(split(batch, self.rows, prompt_end)))
         except StreamError as error:
             hint = f"; see {self.log_path}" if self.log_path.exists() else ""
             raise StreamLostError(f"{error}{hint}") from error
 
+    def _in_common(self, parts: list[MicroBatch]) -> list[MicroBatch]:
+        """A rank's part of a batch, with the counts of the whole one: the mean is over all targets,
+        and the last part counts what the other ranks have too.
+
+        This is where ranks meet each step, so that they also agree here on whether to stop.
+        """
+        if self.ranks.world == 1:
+            return parts
+        own = [sum(p.num_tokens for p in parts), sum(p.num_targets for p in parts)]
+        *total, stop = self.ranks.sum([*own, self.wants_to_stop()])
+        self.all_stop = stop > 0
+        share = max(1.0, total[1]) / (len(parts) * self.ranks.world)
+        parts = [replace(part, share_targets=share) for part in parts]
+        parts[-1].num_tokens += int(total[0]) - own[0]
+        parts[-1].num_targets += int(total[1]) - own[1]
+        return parts
+
     def val_dataloader(self) -> DataLoader[MicroBatch]:
         """The same batches for every validation; they take no random number from the training."""
-        batches: Any = self.validation_batches
+        batches: Any = self._own_validation()
         return DataLoader(batches, batch_size=None, generator=torch.Generator())
+
+    def _own_validation(self) -> list[MicroBatch]:
+        """Every W-th of the validation batches; as many on each rank, an empty one if need be."""
+        rank, world = self.ranks.rank, self.ranks.world
+        own = self.validation_batches[rank::world]
+        if len(own) < -(-len(self.validation_batches) // world):
+            model = self.validation_batches[0]
+            own.append(replace(model, targets=torch.full_like(model.targets, IGNORE)))
+        return own
 
     def transfer_batch_to_device(
         self, batch: MicroBatch, device: torch.device, dataloader_idx: int

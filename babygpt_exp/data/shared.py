@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,35 @@ Key = tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]
 _SHARED: dict[Key, EmbeddedStreamer] = {}
 
 
-def shared(sources: list[str], options: dict[str, Any]) -> EmbeddedStreamer | None:
+@dataclass(frozen=True)
+class Address:
+    """Where a streamer is."""
+
+    url: str
+    """Its address."""
+    token: str
+    """The secret that it asks for."""
+
+
+_KNOWN: dict[Key, Address] = {}
+"""Of a sweep that another process runs."""
+
+
+def shared(sources: list[str], options: dict[str, Any]) -> Address | None:
     """The streamer that serves these sources to all jobs; None if there is no such sweep."""
-    return _SHARED.get(key_of(sources, options))
+    key = key_of(sources, options)
+    server = _SHARED.get(key)
+    return Address(server.url, server.token) if server is not None else _KNOWN.get(key)
+
+
+def addresses() -> list[tuple[Key, Address]]:
+    """What to tell processes that this one starts, for `know`."""
+    return [(key, Address(server.url, server.token)) for key, server in _SHARED.items()]
+
+
+def know(found: list[tuple[Key, Address]]) -> None:
+    """Take over the `addresses` of the process that has started this one."""
+    _KNOWN.update(found)
 
 
 def key_of(sources: list[str], options: dict[str, Any]) -> Key:

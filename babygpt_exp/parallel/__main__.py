@@ -1,0 +1,6 @@
+"""`python -m babygpt_exp.parallel`: one of the processes that `start` has started."""
+
+from babygpt_exp.parallel.start import main
+
+if __name__ == "__main__":
+    main()
