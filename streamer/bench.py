@@ -26,6 +26,8 @@ SEQUENCE_TOKENS = 512
 TOKENIZER_DOCUMENTS = 2000
 GENERATED_BYTES = 16 << 20
 START_SECONDS = 120.0
+CLIENT_SECONDS = 300.0
+"""How long a client of the bench may take; one that died says nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,7 +162,7 @@ class Bench:
     def _drain(self, num_clients: int) -> tuple[float, int]:
         """The rate of some clients, each a process, that read at once; and all that they read."""
         context = multiprocessing.get_context("spawn")
-        barrier, results = context.Barrier(num_clients), context.SimpleQueue()
+        barrier, results = context.Barrier(num_clients), context.Queue()
         arguments = (
             self._server.url,
             self._server.token,
@@ -173,7 +175,7 @@ class Bench:
         clients = [context.Process(target=drain, args=arguments) for _ in range(num_clients)]
         for client in clients:
             client.start()
-        counts = [results.get() for _ in clients]
+        counts = [results.get(timeout=CLIENT_SECONDS) for _ in clients]
         for client in clients:
             client.join()
         return sum(count / seconds for count, seconds, _ in counts), sum(c[2] for c in counts)

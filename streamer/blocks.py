@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from streamer.order import permutation
+from streamer.order import Order
 from streamer.tokens import TokenArray
 
 Span = tuple[int, int]
@@ -42,21 +42,25 @@ class Group:
         counts = self._cut()
         self._starts = np.cumsum([0, *counts])  # (num_shards + 1,)
         self.num_blocks = int(self._starts[-1])
-        order = np.arange(self.num_blocks) if key is None else permutation(key, self.num_blocks)
-        self._shard = np.searchsorted(self._starts, order, side="right") - 1  # (num_blocks,)
-        self._block = order - self._starts[self._shard]  # (num_blocks,)
+        self._order = Order(key, self.num_blocks)
 
     def _cut(self) -> list[int]:
         """Cuts the shards into blocks, and counts those of each."""
         self._whole = [_whole_blocks(tokens, self.sequence_tokens) for tokens in self._shards]
         return [num_blocks(tokens.size, self.sequence_tokens) for tokens in self._shards]
 
+    def places(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of blocks [start, stop) of the order which shard each is in, and which one there."""
+        order = self._order.part(start, stop)
+        shard = np.searchsorted(self._starts, order, side="right") - 1  # (stop - start,)
+        return shard, order - self._starts[shard]
+
     def gather(self, start: int, stop: int, rows: TokenArray, lengths: NDArray[np.int32]) -> None:
         """Copies blocks [start, stop) of the order into `rows` (stop - start, T + 1).
 
         `lengths` (stop - start,) gets the number of tokens of each; the rest is padding.
         """
-        shard, block = self._shard[start:stop], self._block[start:stop]
+        shard, block = self.places(start, stop)
         lengths[:] = self.sequence_tokens + 1
         for index in np.unique(shard):
             whole = self._whole[index]
@@ -98,7 +102,7 @@ class PackedGroup(Group):
 
     def gather(self, start: int, stop: int, rows: TokenArray, lengths: NDArray[np.int32]) -> None:
         """Copies blocks [start, stop) of the order, as `Group.gather` does."""
-        chosen = zip(self._shard[start:stop], self._block[start:stop], strict=True)
+        chosen = zip(*self.places(start, stop), strict=True)
         for row, (shard, block) in enumerate(chosen):
             first, end = self._spans[shard][block]
             lengths[row] = end - first

@@ -20,7 +20,7 @@ from streamer.cursor import Position
 from streamer.errors import RequestError, SourceError
 from streamer.logs import event
 from streamer.metrics import Metrics
-from streamer.order import SHARDS, permutation, permutation_key
+from streamer.order import SHARDS, Order, permutation_key
 from streamer.plan import Plan
 from streamer.sources.listing import Listing, Shard
 from streamer.sources.shelf import Shelf
@@ -37,6 +37,8 @@ KEPT_TOKEN_BYTES = 256 << 20
 """Prepared shards kept at hand: validation is opened again and again."""
 KEPT_TEXT_SHARDS = 2
 """Shards of documents kept at hand: text is asked for page by page."""
+KEPT_ORDERS = 16
+"""Orders of shards: one for each source, seed and epoch that is being served."""
 KEPT_TOKENIZERS = 64
 """Uploaded tokenizers; the oldest is forgotten first, and uploaded again when missed."""
 
@@ -57,6 +59,7 @@ class Library:
         self._shards: OrderedDict[tuple[str, TokenSpec], ShardTokens] = OrderedDict()
         self._pending: dict[tuple[str, TokenSpec], asyncio.Task[ShardTokens]] = {}
         self._texts: OrderedDict[str, list[str]] = OrderedDict()
+        self._orders: OrderedDict[tuple[int | None, int], Order] = OrderedDict()
         self._reported_cuts: set[tuple[str, int, TokenSpec]] = set()
         self._stopping = threading.Event()
         self._progress_lock = threading.Lock()
@@ -163,15 +166,15 @@ class Library:
 
         Raises SourceError.
         """
-        size = plan.shuffle_shards
-        epoch, at = position.epoch, slice(position.group * size, (position.group + 1) * size)
-        if plan.seed is None:
-            chosen, key = listing.shards[at], None
-        else:
-            shards_key = permutation_key(plan.seed, epoch, SHARDS, source)
-            order = await self.quickly(lambda: permutation(shards_key, len(listing.shards)))
-            chosen = [listing.shards[index] for index in order[at]]
+        size, epoch, key, order_key = plan.shuffle_shards, position.epoch, None, None
+        if plan.seed is not None:
+            order_key = permutation_key(plan.seed, epoch, SHARDS, source)
             key = permutation_key(plan.seed, epoch, 1 + position.group, source)
+        order = self._order(order_key, len(listing.shards))
+        first = position.group * size
+        chosen = await self.quickly(
+            lambda: [listing.shards[index] for index in order.part(first, first + size).tolist()]
+        )
         prepared = await asyncio.gather(
             *(self._tokens(shard, listing.spec, spec, tokenizer) for shard in chosen)
         )
@@ -183,6 +186,14 @@ class Library:
         )
         self._report_cuts(listing, [shard.fingerprint for shard in chosen], plan, spec, packed)
         return packed
+
+    def _order(self, key: int | None, size: int) -> Order:
+        """The order of a source's shards in an epoch."""
+        order = self._orders.setdefault((key, size), Order(key, size))
+        self._orders.move_to_end((key, size))
+        while len(self._orders) > KEPT_ORDERS:
+            self._orders.popitem(last=False)
+        return order
 
     def _report_cuts(
         self,

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 _GOLDEN = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio, made odd."""
+_LARGEST = 2.0**64 - 2.0**11
+"""The double before 2**64, which is no 64-bit integer: of weights as 10**17 to 1, the first's share
+is 1 in double precision."""
 
 
 def schedule(slot: int, count: int, weights: Sequence[float]) -> NDArray[np.int64]:
@@ -21,6 +24,6 @@ def schedule(slot: int, count: int, weights: Sequence[float]) -> NDArray[np.int6
     proportions of the weights.
     """
     sums = np.cumsum(np.array(weights, np.float64))
-    bounds = np.floor(sums[:-1] / sums[-1] * 2.0**64).astype(np.uint64)
+    bounds = np.minimum(np.floor(sums[:-1] / sums[-1] * 2.0**64), _LARGEST).astype(np.uint64)
     slots = np.arange(count, dtype=np.uint64) + np.uint64(slot)
     return np.searchsorted(bounds, slots * np.uint64(_GOLDEN), side="right")

@@ -6,7 +6,12 @@ import glob
 import hashlib
 import json
 import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from itertools import accumulate, chain
 from pathlib import Path
 
 from streamer.errors import SourceError
@@ -51,6 +56,86 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class FileShards:
+    """The shards of one file in order, made when they are looked at."""
+
+    file: SourceFile
+    """The file."""
+    spec: SourceSpec
+    """What it is read for."""
+    starts: Sequence[int]
+    """`start` of each."""
+    size: int
+    """`stop` less `start`, except at the end of the file."""
+    num_slices: int
+    """Of each."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Shard:
+        start, stop = self._span(index)
+        return Shard(self.file, start, stop, self.num_slices, self._fingerprint(start, stop))
+
+    def __iter__(self) -> Iterator[Shard]:
+        return map(self.__getitem__, range(len(self)))
+
+    @property
+    def fingerprints(self) -> str:
+        """The JSON strings of all their fingerprints, with commas between them."""
+        spans = map(self._span, range(len(self)))
+        return ", ".join(f'"{self._fingerprint(*span)}"' for span in spans)
+
+    def _span(self, index: int) -> tuple[int, int]:
+        start = self.starts[index]
+        is_bytes = self.size > 1
+        stop = start + self.size
+        return start, min(stop, self.file.identity.num_bytes) if is_bytes else stop
+
+    def _fingerprint(self, start: int, stop: int) -> str:
+        begun, end = self._hash
+        made = begun.copy()
+        made.update(f"{start}, {stop}{end}".encode())
+        return made.hexdigest()
+
+    @cached_property
+    def _hash(self) -> tuple[blake2b, str]:
+        """The hash of what comes before `start` in the JSON list of all parts, and its end."""
+        file, spec = self.file, self.spec
+        column = "" if file.format == "text" else spec.column
+        parts = [FORMAT_VERSION, file.format, file.compression, file.digest, column]
+        parts += [spec.on_bad_document, self.num_slices]
+        begin = json.dumps(parts).removesuffix("]")
+        end = "]" if spec.prompt is None else f", {json.dumps(spec.prompt)}]"
+        return blake2b(f"{begin}, ".encode(), digest_size=20), end
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of all files of a source. There may be millions: none is kept."""
+
+    files: tuple[FileShards, ...]
+    """In order, none without shards."""
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Shard:
+        """By a number from 0 on; raises IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        at = bisect_right(self._ends, index)
+        return self.files[at][index - self._ends[at] + len(self.files[at])]
+
+    def __iter__(self) -> Iterator[Shard]:
+        return chain.from_iterable(self.files)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(map(len, self.files)))
+
+
+@dataclass(frozen=True)
 class Listing:
     """One source at one moment."""
 
@@ -60,7 +145,7 @@ class Listing:
     """What it was made for."""
     snapshot: dict[str, Identity]
     """The files it was made from, by address, to notice a change."""
-    shards: list[Shard]
+    shards: Shards
     """In natural order: files by path, then by position."""
     num_bytes: int
     """Size of all files as stored."""
@@ -106,31 +191,24 @@ def remote_digest(file: SourceFile, footer_digest: str) -> SourceFile:
     return replace(file, digest=value)
 
 
-def shards_of(file: SourceFile, spec: SourceSpec, row_counts: list[int] | None) -> list[Shard]:
+def shards_of(file: SourceFile, spec: SourceSpec, row_counts: list[int] | None) -> FileShards:
     """The shards of one file in order; `row_counts` are those of a parquet file's row groups."""
-    num_bytes, num_slices = file.identity.num_bytes, 0
+    num_bytes = file.identity.num_bytes
     if row_counts is not None:
-        spans = [(group, group + 1) for group, num_rows in enumerate(row_counts) if num_rows]
-    elif file.compression is not None:
+        groups = range(len(row_counts))
+        starts = groups if all(row_counts) else [each for each in groups if row_counts[each]]
+        return FileShards(file, spec, starts, 1, 0)
+    if file.compression is not None:
         num_slices = -(-num_bytes * EXPANSION // SLICE_BYTES)
-        spans = [(index, index + 1) for index in range(num_slices)]
-    else:
-        starts = range(0, num_bytes, SLICE_BYTES)
-        spans = [(start, min(start + SLICE_BYTES, num_bytes)) for start in starts]
-    return [
-        Shard(file, *span, num_slices, _fingerprint(file, spec, num_slices, span)) for span in spans
-    ]
+        return FileShards(file, spec, range(num_slices), 1, num_slices)
+    return FileShards(file, spec, range(0, num_bytes, SLICE_BYTES), SLICE_BYTES, 0)
 
 
-def _fingerprint(file: SourceFile, spec: SourceSpec, num_slices: int, span: tuple[int, int]) -> str:
-    column = "" if file.format == "text" else spec.column
-    parts = [FORMAT_VERSION, file.format, file.compression, file.digest, column]
-    parts += [spec.on_bad_document, num_slices, *span]
-    if spec.prompt is not None:
-        parts.append(spec.prompt)
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
-
-
-def source_fingerprint(shards: list[Shard]) -> str:
-    """Hash of the shards' fingerprints in order."""
-    return hashlib.sha256(json.dumps([shard.fingerprint for shard in shards]).encode()).hexdigest()
+def source_fingerprint(fingerprints: Iterable[str]) -> str:
+    """Hash of the JSON list of all shards' fingerprints in order, given file by file."""
+    digest, comma = hashlib.sha256(b"["), b""
+    for each in fingerprints:
+        digest.update(comma + each.encode())
+        comma = b", "
+    digest.update(b"]")
+    return digest.hexdigest()

@@ -22,6 +22,8 @@ from streamer.sources.ranges import Sink
 
 T = TypeVar("T")
 
+NUM_REQUESTS = 32
+"""Made to a store at once while it is listed: nearly all of that is waiting for answers."""
 PROGRESS_BYTES = 64 << 10
 """An attempt that gains as much is no failure, however it ends: patience begins anew."""
 

@@ -13,6 +13,7 @@ from streamer.sources.files import Identity, SourceFile
 from streamer.sources.filesystem import find_files
 from streamer.sources.ranges import Sink
 from streamer.sources.remote import (
+    NUM_REQUESTS,
     Counters,
     Patience,
     RemoteStore,
@@ -44,6 +45,7 @@ class S3Store(RemoteStore):
             config_kwargs={
                 "connect_timeout": patience.stall_seconds,
                 "read_timeout": patience.stall_seconds,
+                "max_pool_connections": NUM_REQUESTS,
                 "retries": {"total_max_attempts": 1},  # ours is the patience
             },
         )

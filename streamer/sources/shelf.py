@@ -21,15 +21,17 @@ from streamer.sources.document_cache import DocumentCache, Documents
 from streamer.sources.files import FileMemo, Identity, SourceFile, local_identity
 from streamer.sources.footers import Footers
 from streamer.sources.listing import (
+    FileShards,
     Listing,
     Shard,
+    Shards,
     find_local,
     remote_digest,
     shards_of,
     source_fingerprint,
 )
 from streamer.sources.ranges import FileSink, RangeFile
-from streamer.sources.remote import Counters, Patience
+from streamer.sources.remote import NUM_REQUESTS, Counters, Patience
 from streamer.sources.spec import SourceSpec
 from streamer.sources.stores import Stores
 
@@ -73,22 +75,24 @@ class Shelf:
         Local files are hashed, unless they are known. Of remote ones nothing is read but the
         footers of parquet files.
         """
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            if protocol_of(spec.address) is None:
-                files = list(pool.map(self._memo.describe, find_local(spec.address)))
-            else:
+        is_remote = protocol_of(spec.address) is not None
+        num_threads = NUM_REQUESTS if is_remote else min(8, os.cpu_count() or 1)
+        with ThreadPoolExecutor(num_threads) as pool:
+            if is_remote:
                 files = self._stores.find(spec.address)
+            else:
+                files = list(pool.map(self._memo.describe, find_local(spec.address)))
             found = list(pool.map(lambda file: self._list_file(file, spec), files))
-        shards = [shard for each in found for shard in each]
-        if not shards:
+        found = [each for each in found if each[0]]
+        if not found:
             raise SourceError(f"{shown(spec.address)} holds no text: every file in it is empty")
         return Listing(
             name=name_of(spec.address),
             spec=spec,
             snapshot={file.address: file.identity for file in files},
-            shards=shards,
+            shards=Shards(tuple(shards for shards, _ in found)),
             num_bytes=sum(file.identity.num_bytes for file in files),
-            fingerprint=source_fingerprint(shards),
+            fingerprint=source_fingerprint(fingerprints for _, fingerprints in found),
         )
 
     def read_shard(self, shard: Shard, spec: SourceSpec) -> list[str]:
@@ -133,7 +137,8 @@ class Shelf:
         self.counters.add("document_misses" if found is None else "document_hits")
         return found
 
-    def _list_file(self, file: SourceFile, spec: SourceSpec) -> list[Shard]:
+    def _list_file(self, file: SourceFile, spec: SourceSpec) -> tuple[FileShards, str]:
+        """The shards of a file, and their fingerprints."""
         counts, footer_digest = None, ""
         if file.format == "text" and spec.prompt is not None:
             raise SourceError(
@@ -147,7 +152,8 @@ class Shelf:
             file = remote_digest(file, footer_digest)
         elif file.format == "jsonl" and spec.on_bad_document == "error":
             self._check_first_line(file, spec)
-        return shards_of(file, spec, counts)
+        shards = shards_of(file, spec, counts)
+        return shards, shards.fingerprints
 
     def _check_first_line(self, file: SourceFile, spec: SourceSpec) -> None:
         bad = BadDocuments(file.name, is_skipping=False)

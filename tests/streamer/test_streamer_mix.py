@@ -37,6 +37,12 @@ def test_the_schedule_is_its_definition(slot: int, count: int, weights: list[flo
     assert schedule(slot, count, weights).tolist() == wanted
 
 
+@pytest.mark.parametrize("weights", [(1e9, 1e-9), (1.0, 1e9, 1e-9), (1e9, 1e-9, 1e-9)])
+def test_weights_that_differ_beyond_double_precision(weights: tuple[float, ...]) -> None:
+    counts = np.bincount(schedule(2**52, 10_000, weights), minlength=len(weights))
+    assert counts[np.argmax(weights)] >= 9_999
+
+
 @pytest.mark.parametrize("start", [0, 12345, 2**50])
 def test_every_stretch_has_the_proportions_of_the_weights(start: int) -> None:
     shares = np.array(WEIGHTS) / sum(WEIGHTS)

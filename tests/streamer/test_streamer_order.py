@@ -13,7 +13,7 @@ from streamer.blocks import Group, num_blocks
 from streamer.cursor import Cursor, Position, parse_cursor
 from streamer.errors import RequestError
 from streamer.fields import Fields
-from streamer.order import permutation, permutation_key, splitmix64
+from streamer.order import WINDOW, Order, permutation, permutation_key, permutation_part, splitmix64
 from streamer.protocol import Frame, FrameError, decode_frames, encode_frame
 from streamer.split import is_validation, split_documents
 
@@ -44,6 +44,31 @@ def test_permutation_of_one_key_never_changes() -> None:
 
 
 GOLDEN = [1, 2, 6, 5, 3, 4, 7, 0]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    key=st.integers(0, 2**64 - 1),
+    size=st.one_of(st.integers(0, 300), st.integers(0, 5 * WINDOW)),
+    data=st.data(),
+)
+def test_a_part_of_a_permutation_needs_not_the_whole(
+    key: int, size: int, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.one_of(st.integers(start, size), st.just(min(size, start + 7))))
+    whole = permutation(key, size)
+    assert np.array_equal(permutation_part(key, size, start, stop), whole[start:stop])
+    order, middle = Order(key, size), (start + stop) // 2
+    parts = [order.part(start, middle), order.part(middle, stop)]
+    assert np.array_equal(np.concatenate(parts), whole[start:stop])
+    assert np.array_equal(Order(None, size).part(start, stop), np.arange(start, stop))
+
+
+def test_bounds_that_are_too_narrow_are_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.order.MARGIN", 0)
+    whole = permutation(3, 100_000)
+    assert np.array_equal(permutation_part(3, 100_000, 50_000, 50_100), whole[50_000:50_100])
 
 
 @settings(deadline=None)
