@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `babygpt-evaluate` and of `python -m babygpt_exp.evaluate`."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.batch < 1:
-        parser.error("--batch must be at least 1")
+    check(parser, arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training does
     with errors_in_a_line():
         print(json.dumps(figures(arguments)))
@@ -96,6 +95,19 @@ def build_parser() -> Parser:
         help="arithmetic; bf16 is faster on a GPU, and less exact (default: fp32)",
     )
     return parser
+
+
+def check(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Ends the process with 2 for what can not be meant, or would have no effect."""
+    if arguments.batch < 1:
+        parser.error("--batch must be at least 1")
+    if arguments.tasks is None:
+        kind, others = "--text", ["task_folder"]
+    else:
+        kind, others = "--tasks", ["column", "stride", "precision"]
+    for name in others:
+        if getattr(arguments, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} has no effect with {kind}; leave it out")
 
 
 def figures(arguments: argparse.Namespace) -> dict[str, Any]:

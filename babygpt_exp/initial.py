@@ -17,10 +17,13 @@ from babygpt_exp.errors import ConfigError
 from babygpt_exp.model import Decoder
 from babygpt_exp.resume import flat
 from babygpt_exp.tokenizer import TextTokenizer
-from babygpt_exp.trained import find_checkpoint, load_weights, read_checkpoint, tokenizer_of
-
-GROUPS = ("model", "arch", "tokenizer")
-"""Config groups that are those of the other run."""
+from babygpt_exp.trained import (
+    MODEL_GROUPS,
+    find_checkpoint,
+    load_weights,
+    read_checkpoint,
+    tokenizer_of,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def with_initial_model(composed: DictConfig, typed: Sequence[str]) -> DictConfig
     if not composed.get("init_from"):  # none, or one that `load` asks for
         return composed
     config = read_initial(str(composed.init_from)).state["babygpt"]["config"]
-    others = {group: differences(composed, config, group, typed) for group in GROUPS}
+    others = {group: differences(composed, config, group, typed) for group in MODEL_GROUPS}
     if refused := others["model"] + others["arch"]:
         raise ConfigError(
             f"init_from={composed.init_from} decides model and architecture, leave them out: "
@@ -77,7 +80,7 @@ def with_initial_model(composed: DictConfig, typed: Sequence[str]) -> DictConfig
         print(f"note: {words}", flush=True)
     found = composed.copy()
     OmegaConf.set_struct(found, False)
-    for group in GROUPS:
+    for group in MODEL_GROUPS:
         found[group] = config[group]
     return found
 

@@ -26,6 +26,9 @@ from streamer.sources.template import Template
 CHECKPOINTS = ("last", "best", "previous")
 """Names of the checkpoints of a run's folder."""
 
+MODEL_GROUPS = ("model", "arch", "tokenizer")
+"""Config groups that decide what the weights compute."""
+
 PREFIX = "model."
 """What Lightning puts before the names of the model's weights."""
 
@@ -100,15 +103,22 @@ def load_weights(model: Decoder, state: Mapping[str, Any], file: Path) -> None:
 def with_new_keys(saved: Mapping[str, Any]) -> DictConfig:
     """A saved config, with today's defaults for groups and values that are newer than it.
 
-    Within a group the options differ, and what an option lacks is for `load` to name.
+    What MODEL_GROUPS lack is for `load` to name: today's default may not be what was trained.
     """
+    names = {
+        group: values["name"]
+        for group, values in saved.items()
+        if isinstance(values, Mapping) and "name" in values and group not in MODEL_GROUPS
+    }
+    known = {group for group, name in names.items() if (CONF / group / f"{name}.yaml").is_file()}
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        defaults: Any = OmegaConf.to_container(compose("config"))
-    for group in ("run", "sampling"):  # groups without options
+        composed = compose("config", overrides=[f"{group}={names[group]}" for group in known])
+    defaults: Any = OmegaConf.to_container(composed)
+    for group in ("run", "sampling", *known):
         if group in saved:
             defaults[group] |= saved[group]
-    others = {key: value for key, value in saved.items() if key not in ("run", "sampling")}
-    found: DictConfig = OmegaConf.create(defaults | others)
+    rest = {key: value for key, value in saved.items() if key not in ("run", "sampling", *known)}
+    found: DictConfig = OmegaConf.create(defaults | rest)
     return found
 
 
@@ -139,7 +149,7 @@ def find_checkpoint(path: Path, checkpoint: str) -> Path:
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """All that a checkpoint holds; UserError if it is damaged or none of ours."""
     if problem := damage(file):
-        raise UserError(f"{file} is damaged: {problem}; choose another by --checkpoint")
+        raise UserError(f"{file} is damaged: {problem}; take another checkpoint")
     try:
         state: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError) as error:

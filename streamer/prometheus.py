@@ -11,11 +11,14 @@ from streamer.metrics import Metrics, resident_bytes
 
 PREFIX = "streamer_"
 
+Family = tuple[str, str, str, str, Mapping[str, float] | float]
+"""Name, kind, description, label, and a value for each of the label's, or one without."""
+
 
 def prometheus(metrics: Metrics) -> str:
     """All metrics in Prometheus' text format 0.0.4."""
     protocols = Counter(connection.protocol for connection in metrics.connections)
-    families: list[tuple[str, str, str, str, Mapping[str, float] | float]] = [
+    families: list[Family] = [
         ("tokens_sent_total", "counter", "Tokens sent.", "", metrics.num_tokens),
         ("frames_sent_total", "counter", "Data frames sent.", "", metrics.num_frames),
         ("bytes_sent_total", "counter", "Bytes of data frames.", "", metrics.num_bytes),
@@ -99,17 +102,23 @@ def prometheus(metrics: Metrics) -> str:
             {__version__: 1},
         ),
     ]
-    lines = [line for family in families for line in _family(PREFIX + family[0], *family[1:])]
+    return exposition(PREFIX, families)
+
+
+def exposition(prefix: str, families: Iterable[Family], more: Iterable[str] = ()) -> str:
+    """Families whose names begin with `prefix`, more lines, and what every process has."""
     usage = os.times()
+    lines = [line for family in families for line in _lines(prefix + family[0], *family[1:])]
+    lines += more
     for name, kind, value in (
         ("process_resident_memory_bytes", "gauge", resident_bytes()),
         ("process_cpu_seconds_total", "counter", usage.user + usage.system),
     ):
-        lines += _family(name, kind, "Of this process.", "", value)
+        lines += _lines(name, kind, "Of this process.", "", value)
     return "\n".join(lines) + "\n"
 
 
-def _family(
+def _lines(
     name: str, kind: str, description: str, label: str, values: Mapping[str, float] | float
 ) -> Iterable[str]:
     yield f"# HELP {name} {description}"

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from babygpt_exp.evaluate import main
 from babygpt_exp.evaluation.likelihood import evaluate, loglikelihood, loglikelihood_rolling
 from babygpt_exp.evaluation.scoring import padded_length, score
-from babygpt_exp.evaluation.text import PlainText
 from babygpt_exp.evaluation.windows import Passage, windows
 from babygpt_exp.model import Decoder, ModelConfig, build_model
 from babygpt_exp.tokenizer import END_OF_TEXT, TextTokenizer, train_bpe
@@ -144,13 +143,13 @@ class TestScores:
     def test_count_every_byte_once(self, tokenizer: TextTokenizer) -> None:
         found = evaluate(small_model(tokenizer=tokenizer), tokenizer, [TEXTS])
         sizes = tokenizer.token_bytes("")
-        tokens = [token for text in PlainText(tokenizer).encode(TEXTS) for token in text]
+        tokens = [token for text in tokenizer.encode_all(TEXTS) for token in text]
         assert found.text_bytes == sum(len(text.encode()) for text in TEXTS)
         assert found.text_bytes == sum(sizes[token] for token in tokens)
         assert found.num_targets == len(tokens)
 
     def test_spelling_of_the_end_of_text_is_text(self) -> None:
-        (tokens,) = PlainText(BPE).encode([END_OF_TEXT])
+        tokens = BPE.encode(END_OF_TEXT)
         assert BPE.end_of_text not in tokens
         assert BPE.decode(tokens) == END_OF_TEXT
 
@@ -274,6 +273,8 @@ class TestCommand:
             (2, "--stride 65 must be between 1 and", ["--text", file, "--stride", "65"]),
             (2, "--stride 0 must be between 1 and", ["--text", file, "--stride", "0"]),
             (2, "--batch must be at least 1", ["--text", file, "--batch", "0"]),
+            (2, "--task-folder has no effect", ["--text", file, "--task-folder", "x"]),
+            (2, "--stride has no effect", ["--tasks", "x", "--stride", "9"]),
             (1, "nothere.txt", ["--text", tmp_path / "nothere.txt"]),
             (1, "has no field 'text'", ["--text", tmp_path / "a.jsonl"]),
             (1, "there is no text in", ["--text", tmp_path / "b.jsonl"]),

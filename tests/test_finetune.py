@@ -47,10 +47,12 @@ SHORT = (
 
 
 class Tuned:
-    """A run on instructions that nothing happened to, and one that was killed and went on."""
+    """A run on instructions that nothing happened to, and one that was killed and went on; and a
+    run on the text that the model knows."""
 
     def __init__(self, cwd: Path, ends: list[Outcome]) -> None:
-        self.folder, self.disturbed, self.ends = cwd / "run", cwd / "killed", ends
+        self.folder, self.disturbed, self.on_text = (cwd / name for name in ("run", "killed", "on"))
+        self.ends = ends
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +82,10 @@ def tuned(
         env=environment,
     )
     shutil.rmtree(cwd / "base")
-    ends += run_all([(["resume=killed"], None)], cwd=cwd, env=environment)
-    assert [end.exit_code for end in ends] == [0, -9, 0], [end.errors for end in ends]
+    on_text = [f"init_from={tiny_run.folder}", *SHORT, "run.max_tokens=1024", "hydra.run.dir=on"]
+    on_text += ["run.eval_tokens=2048", "tokenizer=bytes"]
+    ends += run_all([(["resume=killed"], None), (on_text, None)], cwd=cwd, env=environment)
+    assert [end.exit_code for end in ends] == [0, -9, 0, 0], [end.errors for end in ends]
     return Tuned(cwd, ends)
 
 
@@ -152,16 +156,12 @@ def test_goes_on_without_the_run_that_it_started_from(tuned: Tuned) -> None:
     assert summaries[0] == summaries[1]
 
 
-def test_goes_on_with_text(tiny_run: TinyRun, environment: dict[str, str], tmp_path: Path) -> None:
+def test_goes_on_with_text(tuned: Tuned, tiny_run: TinyRun) -> None:
     """The same corpus: what is measured at the start is what was measured at the end."""
-    typed = [f"init_from={tiny_run.folder}", *SHORT, "run.max_tokens=1024", "run.eval_tokens=2048"]
-    typed += ["tokenizer=bytes", "hydra.run.dir=run"]
-    (end,) = run_all([(typed, None)], cwd=tmp_path, env=environment)
-    assert end.exit_code == 0, end.errors
-    summary = read_summary(tmp_path / "run")
+    summary = read_summary(tuned.on_text)
     before = read_summary(tiny_run.folder)["final_val_loss"]
     assert summary["initial_val_loss"] == pytest.approx(before, rel=1e-5)
-    (note,) = [line for line in end.output.splitlines() if line.startswith("note: ")]
+    (note,) = [line for line in tuned.ends[-1].output.splitlines() if line.startswith("note: ")]
     assert "tokenizer.name=bytes (the run has bpe)" in note
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from experiment_harness import SECONDS, TinyRun
+from experiment_harness import EXPERIMENTS, SECONDS, TinyRun
 
-from babygpt_exp.errors import UserError
+from babygpt_exp.config import load
+from babygpt_exp.errors import ConfigError, UserError
 from babygpt_exp.folder import RunFolder
 from babygpt_exp.generation.cli import main
 from babygpt_exp.trained import load_trained, with_new_keys
@@ -54,10 +53,16 @@ class TestTrained:
         plain = load_trained(tiny_run.folder).config.plain
         older = {key: value for key, value in plain.items() if key not in ("logger", "sampling")}
         older["sampling"] = {"top_k": 7}
+        older["optimizer"] = {"name": "adamw", "lr": 0.5}
+        older["arch"] = {"name": "modern"}
         found = with_new_keys(older)
         assert (found.sampling.top_k, found.sampling.num_auto) == (7, 2)
         assert found.model.width == 64
         assert "logger" in found
+        assert (found.optimizer.name, found.optimizer.lr) == ("adamw", 0.5)
+        assert "weight_decay" in found.optimizer
+        with pytest.raises(ConfigError, match="arch"):  # what it lacks decides the weights
+            load(found)
 
     def test_damaged(self, tiny_run: TinyRun, tmp_path: Path) -> None:
         data = bytearray(RunFolder(tiny_run.folder).last_checkpoint.read_bytes())
@@ -145,23 +150,16 @@ class TestGenerate:
             "--prompt=A --max-new-tokens=70 --temperature=1 --top-k=40 --top-p=0.9 --min-p=0.01"
         )
         more = "--repetition-penalty=1.1 --seed=3 --precision=bf16 --checkpoint=best --json"
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "babygpt_exp.generate",
-                str(tiny_run.folder),
-                *f"{options} {more}".split(),
-            ],
+        process = EXPERIMENTS.start(
+            "babygpt_exp.generate",
+            *(str(tiny_run.folder), *f"{options} {more}".split()),
             cwd=tmp_path,
             env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
             text=True,
-            timeout=SECONDS,
         )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert 1 <= len(json.loads(done.stdout)["tokens"]) <= 70
+        output, errors = process.communicate(SECONDS)
+        assert (process.returncode, errors) == (0, "")
+        assert 1 <= len(json.loads(output)["tokens"]) <= 70
         assert list(tmp_path.iterdir()) == []
 
 
@@ -207,6 +205,20 @@ class TestErrors:
             main([str(tiny_run.folder), "--checkpoint", "worst"])
         assert ended.value.code == 2
         assert "--checkpoint worst is neither a file nor one of: last" in capsys.readouterr().err
+
+    def test_no_compiler(
+        self,
+        tiny_run: TinyRun,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("PATH", "/nowhere")
+        monkeypatch.delenv("CXX", raising=False)
+        with pytest.raises(SystemExit) as ended:
+            main([str(tiny_run.folder), "--compile"])
+        assert ended.value.code == 2
+        line = "error: --compile needs a C++ compiler: install g++, or leave it out\n"
+        assert capsys.readouterr().err == line
 
     def test_damaged_checkpoint(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (tmp_path / "half.ckpt").write_bytes(b"PK half")

@@ -15,6 +15,7 @@ from babygpt_exp.generation.request import Request, Settings
 from babygpt_exp.generation.sampler import Sampler
 from babygpt_exp.generation.texts import for_writing, generate
 from babygpt_exp.model import Decoder, ModelConfig, build_model
+from babygpt_exp.serving.cli import warm_up
 from babygpt_exp.tokenizer import TextTokenizer, train_bpe
 
 CONTEXT = 16
@@ -288,6 +289,25 @@ def test_compiled_steps_write_the_same(modern: Decoder, monkeypatch: pytest.Monk
     for model in (modern, other):  # what was traced for one must not serve the other
         assert tokens(model, asked, 2, compiled=True) == tokens(model, asked, 2)
     assert traced
+
+
+def test_a_compiled_server_compiles_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All lengths that steps can have."""
+    sizes = []
+
+    def compile_(function: Any, **_: Any) -> Any:
+        def step(*arguments: Any) -> Any:
+            sizes.append(arguments[2][0][2])
+            return function(*arguments)
+
+        return step
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    size = ModelConfig(1, 32, 2, 200, 64, 640)
+    model = build_model(size, architecture("modern"), VOCABULARY)
+    engine = Engine(model, TOKENIZER, 2, compiled=True)
+    warm_up(engine)
+    assert (sizes, engine.num_free) == ([64, 128, 200], 2)
 
 
 def test_weights_in_another_type_are_a_copy(model: Decoder) -> None:

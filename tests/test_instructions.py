@@ -26,7 +26,7 @@ from babygpt_exp.errors import ConfigError, UserError
 from babygpt_exp.model import IGNORE, ModelConfig, build_model
 from babygpt_exp.model.loss import plain_nats
 from babygpt_exp.options import CONF
-from babygpt_exp.tokenizer import train_bpe
+from babygpt_exp.tokenizer import END_OF_TEXT, train_bpe
 from streamer.client import Batch
 from streamer.sources.template import Template
 
@@ -105,6 +105,12 @@ class TestPrompts:
     def test_of_text(self) -> None:
         stop, *tokens = prompt_tokens(self.tokenizer, None, "text")
         assert (stop, tokens) == (self.tokenizer.end_of_text, self.tokenizer.encode("text"))
+
+    def test_spelling_of_the_end_of_text_is_text(self) -> None:
+        text = f"a {END_OF_TEXT} b"
+        stop, *tokens = prompt_tokens(self.tokenizer, None, text)
+        assert stop not in tokens
+        assert self.tokenizer.decode(tokens) == text
 
     def test_first_of_a_block(self) -> None:
         assert first_prompt([END, 1, 2, END, 3, END, 4, END], END) == [END, 1, 2, END]

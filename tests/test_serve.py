@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,6 +57,7 @@ class Server:
         cwd: Path,
         env: dict[str, str],
         module: str = "babygpt_exp.serve",
+        key: str = "none",
     ) -> None:
         options = ("--port=0", "--precision=fp32", f"--slots={NUM_SLOTS}", "--max-tokens=100000")
         self.process = EXPERIMENTS.start(
@@ -70,7 +70,8 @@ class Server:
             raise AssertionError((line, self.process.communicate(SECONDS)))
         self.name, self.url = line.split()[1], line.split()[-1]
         self.port = int(self.url.rpartition(":")[2].rstrip("/"))
-        self.openai = self.client()
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self.openai = self.client(key)
 
     def client(self, key: str = "none") -> openai.OpenAI:
         """OpenAI's client, which asks once."""
@@ -104,7 +105,7 @@ class Server:
 
     def metric(self, name: str) -> float:
         """A number of /metrics."""
-        lines = self.fetch("/metrics")[2].decode().splitlines()
+        lines = self.fetch("/metrics", headers=self._headers)[2].decode().splitlines()
         (value,) = [line.split()[-1] for line in lines if line.startswith(f"{name} ")]
         return float(value)
 
@@ -112,9 +113,9 @@ class Server:
         """Nothing is written and nobody waits."""
         wait_until(lambda: self.health()["slots_busy"] == self.health()["queue"] == 0, "free slots")
 
-    def stop(self) -> tuple[str, str]:
-        """The rest of what it says, after SIGTERM; it must end well."""
-        self.process.terminate()
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
+        """The rest of what it says, after a signal; it must end well."""
+        self.process.send_signal(number)
         output, errors = self.process.communicate(SECONDS)
         assert self.process.returncode == 0, errors
         return str(output), str(errors)
@@ -144,9 +145,22 @@ def start(
 
 
 @pytest.fixture(scope="module")
-def server(start: Start) -> Server:
-    """The server of all tests that leave it as it was."""
-    return start()
+def server(start: Start) -> Iterator[Server]:
+    """The server of all tests that leave it as it was; in the end it is idle and ends at once."""
+    started = start()
+    yield started
+    output, errors = started.stop(signal.SIGINT)
+    assert output == ""
+    assert [line.split()[2] for line in errors.splitlines()[-2:]] == ["stopping", "stopped"]
+
+
+@pytest.fixture(scope="module")
+def strict(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A server that asks for a token, and lets a single text wait; its tests come in their order,
+    the last one ends it."""
+    file = tmp_path_factory.mktemp("strict") / "tokens"
+    file.write_text(f"{TOKEN}\n")
+    return start(f"--token-file={file}", "--name=mine", "--queue=1", "--checkpoint=best", key=TOKEN)
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +286,11 @@ class TestCompletions:
         (model,) = client.models.list().data
         assert model.id == server.name == default_name(tiny_run.folder)
         assert client.models.retrieve(model.id) == model
+        assert model.template is None
         with pytest.raises(openai.NotFoundError, match="one model here"):
             client.models.retrieve("gpt-4")
+        with pytest.raises(openai.NotFoundError, match="completions are at /v1/completions"):
+            client.chat.completions.create(model=model.id, messages=[])
         with pytest.raises(openai.NotFoundError) as caught:
             client.completions.create(model="gpt-4", prompt="The")
         assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
@@ -413,21 +430,15 @@ class TestHttp:
                     assert raw.recv(12)[8:] == b" 400"
         assert server.health()["status"] == "ok"
 
-    def test_tokens(self, start: Start, tmp_path: Path) -> None:
-        (tmp_path / "tokens").write_text(f"{TOKEN}\n")
-        server = start(f"--token-file={tmp_path / 'tokens'}", "--name=mine")
-        with server.client(TOKEN) as client:
-            assert client.models.list().data[0].id == "mine"
-            assert client.completions.create(model="mine", prompt="The").choices
-        with server.client(TOKEN + "r") as client, pytest.raises(openai.AuthenticationError):
+    def test_tokens(self, strict: Server) -> None:
+        assert strict.openai.models.list().data[0].id == "mine"
+        assert strict.complete(prompt="The").choices
+        with strict.client(TOKEN + "r") as client, pytest.raises(openai.AuthenticationError):
             client.completions.create(model="mine", prompt="The")
-        assert server.fetch("/metrics")[0] == 401
-        assert server.fetch("/v1/models", headers={"Host": "lab.example"})[0] == 401
-        assert server.fetch(f"/metrics?token={TOKEN}", headers={"Host": "lab.example"})[0] == 200
-        assert [server.fetch(path)[0] for path in ("/", "/health")] == [200, 200]
-        output, errors = server.stop()
-        assert output == ""
-        assert TOKEN not in errors
+        assert strict.fetch("/metrics")[0] == 401
+        assert strict.fetch("/v1/models", headers={"Host": "lab.example"})[0] == 401
+        assert strict.fetch(f"/metrics?token={TOKEN}", headers={"Host": "lab.example"})[0] == 200
+        assert [strict.fetch(path)[0] for path in ("/", "/health")] == [200, 200]
 
     def test_metrics(self, server: Server) -> None:
         before = server.metric("babygpt_serve_completion_tokens_total")
@@ -442,12 +453,14 @@ class TestHttp:
         histogram = Histogram((1.0, 2.0))
         for value in (0.5, 1.0, 1.5, 9.0):
             histogram.observe(value)
-        assert list(histogram.lines("x")) == [
-            'x_bucket{le="1.0"} 2',
-            'x_bucket{le="2.0"} 3',
-            'x_bucket{le="+Inf"} 4',
-            "x_sum 12",
-            "x_count 4",
+        assert list(histogram.lines("x", "What it is.")) == [
+            "# HELP babygpt_serve_x What it is.",
+            "# TYPE babygpt_serve_x histogram",
+            'babygpt_serve_x_bucket{le="1.0"} 2',
+            'babygpt_serve_x_bucket{le="2.0"} 3',
+            'babygpt_serve_x_bucket{le="+Inf"} 4',
+            "babygpt_serve_x_sum 12",
+            "babygpt_serve_x_count 4",
         ]
 
 
@@ -480,39 +493,40 @@ class TestLoad:
         stream.close()
         server.wait_until_free()
 
-    def test_a_full_queue(self, start: Start) -> None:
-        server = start("--queue=1")
-        with server.complete(prompt="The", n=NUM_SLOTS, stream=True, **ENDLESS) as stream:
+    def test_a_full_queue(self, strict: Server) -> None:
+        with strict.complete(prompt="The", n=NUM_SLOTS, stream=True, **ENDLESS) as stream:
             next(stream)
             body = json.dumps({"prompt": ["The"] * 2}).encode()
-            status, headers, _ = server.fetch("/v1/completions", body, JSON)
-            assert (status, int(headers["Retry-After"])) == (429, 2)
+            headers = JSON | {"Authorization": f"Bearer {TOKEN}"}
+            status, answered, _ = strict.fetch("/v1/completions", body, headers)
+            assert (status, int(answered["Retry-After"])) == (429, 2)
             with pytest.raises(openai.RateLimitError, match="too many texts are waiting"):
-                server.complete(prompt="The", n=2)
-            waiting = threading.Thread(target=server.complete, kwargs={"prompt": "The"})
+                strict.complete(prompt="The", n=2)
+            waiting = threading.Thread(target=strict.complete, kwargs={"prompt": "The"})
             waiting.start()
-            wait_until(lambda: server.health()["queue"] == 1, "the one that may wait")
+            wait_until(lambda: strict.health()["queue"] == 1, "the one that may wait")
         waiting.join(SECONDS)
         assert not waiting.is_alive()
-        self.check_end(server)
 
-    def check_end(self, server: Server) -> None:
+    def test_the_end(self, strict: Server) -> None:
         """Told to stop, it ends what it writes, tells who is there, and takes nobody new."""
         with ThreadPoolExecutor(1) as pool:
-            whole = pool.submit(server.complete, prompt="A", **ENDLESS)
-            stream = server.complete(prompt="The", stream=True, **ENDLESS)
+            whole = pool.submit(strict.complete, prompt="A", **ENDLESS)
+            stream = strict.complete(prompt="The", stream=True, **ENDLESS)
             next(stream)
-            wait_until(lambda: server.health()["slots_busy"] == 2, "both")
-            server.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: server.fetch("/health")[0] == 503, "the end to begin")
+            wait_until(lambda: strict.health()["slots_busy"] == 2, "both")
+            strict.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: strict.fetch("/health")[0] == 503, "the end to begin")
             with pytest.raises(openai.InternalServerError, match="the server is stopping"):
-                server.complete(prompt="The")
+                strict.complete(prompt="The")
             with pytest.raises(openai.APIError, match="the server is stopping"):
                 for _ in stream:
                     pass
             with pytest.raises(openai.InternalServerError, match="the server is stopping"):
                 whole.result(SECONDS)
-        server.stop()
+        output, errors = strict.process.communicate(SECONDS)
+        assert (strict.process.returncode, output) == (0, "")
+        assert TOKEN not in errors
 
     def test_an_engine_that_fails(self, start: Start, tmp_path: Path) -> None:
         (tmp_path / "broken.py").write_text(BROKEN)
@@ -550,6 +564,7 @@ class TestCommand:
             (["run", "--name", ""], "--name"),
             (["run", "--host", "0.0.0.0"], "add --token-file F, or --insecure to insist"),
             (["nowhere"], "nowhere"),
+            (["run", "--token-file", "absent"], "error: --token-file absent cannot be read"),
         ],
         ids=str,
     )
@@ -558,35 +573,22 @@ class TestCommand:
     ) -> None:
         with pytest.raises(SystemExit) as ended:
             main(arguments)
-        assert ended.value.code == 2
+        assert ended.value.code == 1 + ("absent" not in arguments)
         captured = capsys.readouterr()
         assert captured.out == ""
         assert captured.err.count("\n") == 1
         assert word in captured.err
 
-    def test_places_that_can_not_be_had(
+    def test_a_port_that_is_taken(
         self, server: Server, tiny_run: TinyRun, environment: dict[str, str], tmp_path: Path
     ) -> None:
-        for option, word in (
-            (f"--port={server.port}", "Address already in use; choose another --port"),
-            (f"--token-file={tmp_path / 'absent'}", "No such file"),
-        ):
-            process = EXPERIMENTS.start(
-                "babygpt_exp.serve",
-                *(str(tiny_run.folder), option),
-                cwd=tmp_path,
-                env=environment,
-                text=True,
-            )
-            output, errors = process.communicate(SECONDS)
-            assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
-            assert word in errors
-
-    def test_ends_at_once_without_requests(self, start: Start) -> None:
-        server = start("--checkpoint=best")
-        began = time.monotonic()
-        server.process.send_signal(signal.SIGINT)
-        output, errors = server.process.communicate(SECONDS)
-        assert (server.process.returncode, output) == (0, "")
-        assert [line.split()[2] for line in errors.splitlines()] == ["stopping", "stopped"]
-        assert time.monotonic() - began < SECONDS
+        process = EXPERIMENTS.start(
+            "babygpt_exp.serve",
+            *(str(tiny_run.folder), f"--port={server.port}"),
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+        )
+        output, errors = process.communicate(SECONDS)
+        assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
+        assert "Address already in use; choose another --port" in errors

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from experiment_harness import REPOSITORY, SECONDS, TINY, run
+from experiment_harness import QUIET, REPOSITORY, SECONDS, run
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,7 @@ def test_wheel_has_config_corpus_and_licences(installed: Path) -> None:
     assert (installed / "babygpt_exp/corpus/sample.parquet").is_file()
     assert (installed / "babygpt_exp/corpus/LICENSE").is_file()
     assert (installed / "babygpt_exp/report/template/page.html.j2").is_file()
+    assert (installed / "babygpt_exp/serving/page.html").is_file()
     assert (installed / "hydra_plugins/babygpt_launcher/launcher.py").is_file()
     assert not (installed / "tests").exists()
 
@@ -46,6 +47,27 @@ def test_wheel_trains_from_another_folder(
         [sys.executable, "-c", where], cwd=tmp_path, env=env, capture_output=True, text=True
     ).stdout.split()
     assert all(Path(path).is_relative_to(installed) for path in found), found
-    outcome = run(*TINY, "logger=none", cwd=tmp_path, env=env, fresh=True)
+    outcome = run(*QUIET, "run.max_tokens=2048", cwd=tmp_path, env=env, fresh=True)
     assert outcome.exit_code == 0, outcome.errors
     assert outcome.summary["status"] == "completed"
+
+
+@pytest.mark.parametrize("name", ["babygpt-generate", "babygpt-serve"])
+def test_commands_of_the_wheel_help(
+    name: str, installed: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """What their entry points name is there, and says how it is used."""
+    text = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    module, _, function = text.partition(f"{name} = ")[2].split()[0].partition(":")
+    call = f"import sys; from {module} import {function}; {function}(['--help'])"
+    env = environment | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", call],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a run's folder, or a checkpoint file" in done.stdout

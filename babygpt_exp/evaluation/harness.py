@@ -11,7 +11,6 @@ from typing import Any
 from babygpt_exp.errors import ConfigError
 from babygpt_exp.evaluation.likelihood import loglikelihood, loglikelihood_rolling
 from babygpt_exp.evaluation.scoring import BATCH
-from babygpt_exp.evaluation.text import PlainText
 from babygpt_exp.generation.engine import Engine
 from babygpt_exp.generation.request import Request, Settings
 from babygpt_exp.generation.texts import generate
@@ -49,10 +48,9 @@ def harness_model(trained: Trained, batch: int = BATCH) -> Any:
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             """What the model writes after each context, up to a stop string."""
-            plain = PlainText(tokenizer)
-            contexts = plain.encode([request.args[0] for request in requests])
+            contexts = tokenizer.encode_all([request.args[0] for request in requests])
             asked = [
-                as_request([plain.end_of_text, *tokens], request.args[1])
+                as_request([tokenizer.end_of_text, *tokens], request.args[1])
                 for tokens, request in zip(contexts, requests, strict=True)
             ]
             engine = Engine(model, tokenizer, min(batch, len(asked)))

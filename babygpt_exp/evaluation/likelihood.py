@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from babygpt_exp.evaluation.figures import Evaluation
 from babygpt_exp.evaluation.scoring import BATCH, Precision, score
-from babygpt_exp.evaluation.text import PlainText
 from babygpt_exp.evaluation.windows import Passage
 from babygpt_exp.model import Decoder
 from babygpt_exp.tokenizer import TextTokenizer
@@ -26,14 +25,14 @@ def evaluate(
 
     `texts` gives documents some at a time.
     """
-    plain, num_bytes = PlainText(tokenizer), 0
+    num_bytes = 0
 
     def passages() -> Iterator[Passage]:
         nonlocal num_bytes
         for documents in texts:
             num_bytes += sum(len(document.encode()) for document in documents)
-            for tokens in plain.encode(documents):
-                yield Passage([plain.end_of_text, *tokens], first=1)
+            for tokens in tokenizer.encode_all(documents):
+                yield Passage([tokenizer.end_of_text, *tokens], first=1)
 
     scores = score(model, passages(), batch=batch, stride=stride, precision=precision)
     return Evaluation(
@@ -56,18 +55,17 @@ def loglikelihood(
     As lm-eval has it: both become tokens together, a space between them belongs to the
     continuation, and what does not fit before it is left out at its left.
     """
-    plain = PlainText(tokenizer)
-    passages = [continued(plain, *pair) for pair in pairs]
+    passages = [continued(tokenizer, *pair) for pair in pairs]
     return [(-found.nats, found.is_greedy) for found in score(model, passages, batch=batch)]
 
 
-def continued(plain: PlainText, context: str, continuation: str) -> Passage:
+def continued(tokenizer: TextTokenizer, context: str, continuation: str) -> Passage:
     """The passage of a continuation, behind an end of text and its context."""
     before = context.rstrip()
-    first, whole = plain.encode([before, context + continuation])
+    first, whole = tokenizer.encode_all([before, context + continuation])
     # a token that reaches over the border belongs to the continuation
     num_before = min(len(first), max(0, len(whole) - 1)) if continuation else len(whole)
-    return Passage([plain.end_of_text, *whole], first=1 + num_before)
+    return Passage([tokenizer.end_of_text, *whole], first=1 + num_before)
 
 
 def loglikelihood_rolling(
@@ -78,6 +76,6 @@ def loglikelihood_rolling(
     batch: int = BATCH,
 ) -> list[float]:
     """The logarithm of each text's probability, with windows as lm-eval has them."""
-    plain = PlainText(tokenizer)
-    passages = [Passage([plain.end_of_text, *tokens], first=1) for tokens in plain.encode(texts)]
+    stop = tokenizer.end_of_text
+    passages = [Passage([stop, *tokens], first=1) for tokens in tokenizer.encode_all(texts)]
     return [-found.nats for found in score(model, passages, batch=batch)]

@@ -12,17 +12,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from babygpt_exp.cli import errors_in_a_line
 from babygpt_exp.errors import ConfigError, one_line
 from babygpt_exp.generation.request import LARGEST_SEED, Settings
+from babygpt_exp.generation.start import Precision, add_model_options, start_engine
 from streamer.cli import Parser
 
 if TYPE_CHECKING:
-    import torch
-
-    from babygpt_exp.generation.engine import Engine, Written
+    from babygpt_exp.generation.engine import Written
     from babygpt_exp.generation.request import Request
     from babygpt_exp.generation.texts import Generated
     from babygpt_exp.trained import Trained
@@ -49,7 +48,7 @@ class Wanted:
     """Samples, with seeds in a row."""
     stop: tuple[str, ...]
     """Strings that end a sample."""
-    precision: Literal["bf16", "fp32"] | None
+    precision: Precision | None
     """Arithmetic; None is bf16 where the machine has it."""
     cached: bool
     """Keep keys and values."""
@@ -129,20 +128,13 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="a run's folder, or a checkpoint file")
-    add(
-        "--checkpoint",
-        default="last",
-        metavar="last|best|FILE",
-        help="which checkpoint of the folder: the last one, the one with the fewest bits a byte, "
-        "or a file (default: last)",
-    )
+    add_model_options(parser)
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument(
         "--prompt", default="", metavar="TEXT", help="text to go on from (default: a new text)"
     )
     prompts.add_argument("--prompt-file", type=Path, metavar="FILE", help="the same, from a file")
+    add = parser.add_argument
     add("--max-new-tokens", type=int, metavar="N", help="most tokens to add")
     add_settings(add)
     add("--num-samples", type=int, default=1, metavar="N", help="samples (default: 1)")
@@ -154,12 +146,6 @@ def build_parser() -> Parser:
         help="ends a sample before it; may be repeated",
     )
     add("--no-cache", action="store_true", help="compute the whole text for every token: slow")
-    add(
-        "--precision",
-        choices=("bf16", "fp32"),
-        help="arithmetic (default: bf16 where this machine computes in it, else fp32)",
-    )
-    add("--compile", action="store_true", help="by torch.compile: slow to start, then faster")
     add(
         "--json",
         action="store_true",
@@ -205,7 +191,13 @@ def write(wanted: Wanted) -> None:
     from babygpt_exp.trained import load_trained
 
     trained = load_trained(wanted.run, wanted.checkpoint)
-    engine = build_engine(wanted, trained)
+    engine = start_engine(
+        trained,
+        min(wanted.num_samples, MOST_SLOTS),
+        precision=wanted.precision,
+        cached=wanted.cached,
+        compiled=wanted.compiled,
+    )
     requests = make_requests(wanted, trained)
     if sys.stdout.encoding.lower() != "utf-8":
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -219,35 +211,6 @@ def write(wanted: Wanted) -> None:
         for number, generated in enumerate(generate(engine, requests), start=1):
             print(f"--- sample {number} of {len(requests)}, {generated.finish_reason}")
             print(generated.text)
-
-
-def build_engine(wanted: Wanted, trained: Trained) -> Engine:
-    """The engine, on the GPU if there is one."""
-    import torch
-
-    from babygpt_exp.generation.engine import Engine
-    from babygpt_exp.generation.texts import for_writing
-    from babygpt_exp.hardware import find_compiler
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted.compiled and device.type == "cpu" and find_compiler() is None:
-        raise ConfigError("--compile needs a C++ compiler: install g++")
-    model = for_writing(trained.model, choose_type(wanted, device)).to(device)
-    num_slots = min(wanted.num_samples, MOST_SLOTS)
-    return Engine(
-        model, trained.tokenizer, num_slots, cached=wanted.cached, compiled=wanted.compiled
-    )
-
-
-def choose_type(wanted: Wanted, device: torch.device) -> torch.dtype:
-    """The type of the weights that was asked for, or the faster one here."""
-    import torch
-
-    from babygpt_exp.hardware import has_native_bf16
-
-    is_fast = has_native_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported()
-    bf16 = wanted.precision == "bf16" or (wanted.precision is None and is_fast)
-    return torch.bfloat16 if bf16 else torch.float32
 
 
 def make_requests(wanted: Wanted, trained: Trained) -> list[Request]:

@@ -22,8 +22,7 @@ from babygpt_exp.serving.errors import Refused
 from babygpt_exp.serving.metrics import Metrics
 from babygpt_exp.serving.page import page
 from babygpt_exp.serving.worker import Worker
-from streamer.access import Tokens
-from streamer.cli import is_loopback
+from streamer.access import Tokens, host_name, is_loopback
 from streamer.gate import Handler
 from streamer.sockets import Sending
 
@@ -34,6 +33,9 @@ SEND_SECONDS = 30.0
 
 DRAINED_BODIES = 4
 """Bodies of the largest size that are read and forgotten, so that a refusal is not lost."""
+
+COMPLETIONS = "/v1/completions"
+"""Where texts are asked for."""
 
 PUBLIC_PATHS = ("/", "/health")
 """What may be asked without a token: the page holds nothing, and asks for one itself."""
@@ -72,7 +74,7 @@ class Application:
         """Set while nothing is being answered."""
         self.idle.set()
         self.web = web.Application(middlewares=[self._guard])
-        self.web.router.add_post("/v1/completions", self._completions)
+        self.web.router.add_post(COMPLETIONS, self._completions)
         self.web.router.add_get("/v1/models", self._models)
         self.web.router.add_get("/v1/models/{id}", self._model)
         self.web.router.add_get("/health", self._health)
@@ -97,8 +99,10 @@ class Application:
                 response = refused.response()
             except web.HTTPException as error:
                 await self._forget_body(request)
-                message = f"{error.reason}: {request.method} {request.path}"
-                response = Refused(error.status, message[:200]).response()
+                message = f"{error.reason}: {request.method} {request.path[:100]}"
+                if error.status == 404:
+                    message += f"; completions are at {COMPLETIONS}"  # chat is asked for often
+                response = Refused(error.status, message).response()
                 response.headers.extend(_allowed(error))
             except ConnectionError:
                 raise
@@ -107,7 +111,7 @@ class Application:
                 response = Refused(500, "a bug; the server's log has the traceback").response()
             status = str(response.status)
         finally:
-            if request.path == "/v1/completions":
+            if request.path == COMPLETIONS:
                 self._metrics.requests[status] += 1
             _handler(request).abort_later(SEND_SECONDS)
         response.force_close()
@@ -119,7 +123,7 @@ class Application:
             _handler(request).gate.refuse(_handler(request).address, "unauthorized")
             message = "a token is needed: Authorization: Bearer TOKEN"
             raise Refused(401, message, code="invalid_api_key")
-        host = _host_name(request.headers.get(hdrs.HOST, "localhost"))
+        host = host_name(request.headers.get(hdrs.HOST, "localhost"))
         if self._is_local and not len(self._tokens) and not is_loopback(host):
             message = f"{host[:100]} is no name of this machine's own: ask for http://localhost"
             raise Refused(403, message, code="wrong_host")
@@ -179,7 +183,8 @@ class Application:
         """Hand the texts to the worker; without a pause, so that limits are kept."""
         trained = self._served.trained
         answer = Answer(asked, self._served.name, self._names, trained.tokenizer)
-        self._worker.submit(answer.jobs)
+        if not self._worker.submit(answer.jobs):
+            raise Refused(503, self._worker.broken)
         self._answers.add(answer)
         self._num_texts += len(answer.jobs)
         self._metrics.num_prompt_tokens += asked.prompt_tokens
@@ -230,6 +235,7 @@ class Application:
             "checkpoint": trained.checkpoint.name,
             "step": trained.step,
             "byte_level": self._names.are_bytes,
+            "template": None if trained.template is None else trained.template.pieces,
             "max_tokens": limits.max_tokens,
             "max_prompt_tokens": limits.max_prompt_tokens,
             "sampling": {name: getattr(sampling, name) for name in names},
@@ -265,10 +271,3 @@ def _handler(request: web.Request) -> Handler:
 def _allowed(error: web.HTTPException) -> dict[str, str]:
     """Methods that a path has, for who used another."""
     return {hdrs.ALLOW: error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
-
-
-def _host_name(host: str) -> str:
-    """The name of a Host header, without port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()

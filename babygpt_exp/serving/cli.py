@@ -8,19 +8,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from babygpt_exp.cli import errors_in_a_line
-from babygpt_exp.errors import ConfigError, UserError, one_line
+from babygpt_exp.errors import UserError, one_line
+from babygpt_exp.generation.start import add_model_options, start_engine
 from streamer.cli import Parser, check_access
+from streamer.logs import Logging, event
 
 if TYPE_CHECKING:
     from babygpt_exp.generation.engine import Engine
-    from babygpt_exp.trained import Trained
+
+log = logging.getLogger(__name__)
 
 MOST_SLOTS = 1024
 """Texts at a time; each step costs what this many cost."""
@@ -53,14 +58,8 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_model_options(parser)
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="a run's folder, or a checkpoint file")
-    add(
-        "--checkpoint",
-        default="last",
-        metavar="last|best|FILE",
-        help="which checkpoint of the run (default: last)",
-    )
     add("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     add("--port", type=int, default=8080, help="port; 0 lets the system choose (default: 8080)")
     add("--name", help="what clients call the model (default: the run's folder)")
@@ -71,12 +70,6 @@ def build_parser() -> Parser:
         metavar="N",
         help="texts that are written at a time; more wait (default: 16)",
     )
-    add(
-        "--precision",
-        choices=("bf16", "fp32"),
-        help="arithmetic (default: bf16 where this machine computes in it, else fp32)",
-    )
-    add("--compile", action="store_true", help="by torch.compile: slow to start, then faster")
     add_limits(parser)
     add(
         "--token-file",
@@ -140,13 +133,15 @@ def run(options: argparse.Namespace) -> None:
     from babygpt_exp.trained import load_trained
     from streamer.access import AccessError, Tokens
     from streamer.gate import ListenError
-    from streamer.logs import Logging
 
     try:
         with Logging("text"):
             tokens = Tokens(options.token_file)
             trained = load_trained(options.run, options.checkpoint)
-            engine = build_engine(trained, options)
+            engine = start_engine(
+                trained, options.slots, precision=options.precision, compiled=options.compile
+            )
+            warm_up(engine)
             limits = Limits(
                 max_prompt_tokens=options.max_prompt_tokens or trained.model.context,
                 max_tokens=options.max_tokens,
@@ -168,28 +163,22 @@ def default_name(run: Path) -> str:
     return f"{path.parent.name}-{path.stem}" if path.is_file() else "-".join(path.parts[-2:])
 
 
-def build_engine(trained: Trained, options: argparse.Namespace) -> Engine:
-    """The engine, on the GPU if there is one, after its first step, which takes longest."""
-    import torch
+def warm_up(engine: Engine) -> None:
+    """Take the steps that take longest before the first request comes: nobody waits for them.
 
-    from babygpt_exp.generation.engine import Engine
+    A compiled engine compiles a step for every doubling of the longest text, each many seconds.
+    """
     from babygpt_exp.generation.request import Request, Settings
-    from babygpt_exp.generation.texts import for_writing
-    from babygpt_exp.hardware import find_compiler, has_native_bf16
+    from babygpt_exp.model.cache import span
 
-    is_gpu = torch.cuda.is_available()
-    if options.compile and not is_gpu and find_compiler() is None:
-        raise ConfigError("--compile needs a C++ compiler: install g++")
-    is_fast = torch.cuda.is_bf16_supported() if is_gpu else has_native_bf16()
-    is_bf16 = options.precision == "bf16" or (options.precision is None and is_fast)
-    model = for_writing(trained.model, torch.bfloat16 if is_bf16 else torch.float32)
-    engine = Engine(
-        model.to("cuda" if is_gpu else "cpu"),
-        trained.tokenizer,
-        options.slots,
-        compiled=options.compile,
-    )
-    engine.add(Request((trained.tokenizer.end_of_text,), 2, Settings(temperature=0.0)))
-    while engine.is_busy:
-        engine.step()
-    return engine
+    context = engine.model.context
+    spans = {span(size, context) for size in range(1, context + 1)} if engine.compiled else {2}
+    for size in sorted(spans):
+        began = time.monotonic()
+        prompt = (engine.tokenizer.end_of_text,) * max(1, size - 1)
+        engine.add(Request(prompt, 2, Settings(temperature=0.0)))
+        while engine.is_busy:
+            engine.step()
+        if engine.compiled:
+            seconds = round(time.monotonic() - began, 1)
+            event(log, logging.INFO, "compiled", positions=size, seconds=seconds)

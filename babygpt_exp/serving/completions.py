@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
+from babygpt_exp.errors import UserError, one_line
 from babygpt_exp.generation.request import LARGEST_SEED, Request, Settings
 from babygpt_exp.serving.errors import Refused
 from babygpt_exp.serving.fields import Fields
@@ -219,7 +220,10 @@ def _is_text(value: str) -> bool:
 
 def _tokens(prompt: Prompt, served: Served) -> tuple[int, ...]:
     """The tokens of a prompt, which must not be too many."""
-    found = served.trained.prompt_tokens(prompt) if isinstance(prompt, str) else prompt
+    try:
+        found = served.trained.prompt_tokens(prompt) if isinstance(prompt, str) else prompt
+    except UserError as error:
+        raise Refused(400, one_line(error), "prompt") from error
     most = served.limits.max_prompt_tokens
     if len(found) > most:
         message = f"the prompt has {len(found)} tokens, and at most {most} are allowed"

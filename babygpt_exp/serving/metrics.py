@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from streamer.metrics import resident_bytes
+from streamer.prometheus import Family, exposition
 
 PREFIX = "babygpt_serve_"
 
@@ -33,8 +32,11 @@ class Histogram:
         self._counts[place] += 1
         self._sum += value
 
-    def lines(self, name: str) -> Iterable[str]:
-        """The samples of a histogram of this name."""
+    def lines(self, name: str, description: str) -> Iterable[str]:
+        """Those of a histogram of this name."""
+        name = PREFIX + name
+        yield f"# HELP {name} {description}"
+        yield f"# TYPE {name} histogram"
         so_far = 0
         for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
             so_far += count
@@ -83,55 +85,19 @@ class Metrics:
 
     def prometheus(self, num_active: int, num_waiting: int) -> str:
         """All of it, and what is so at this moment."""
-        usage = os.times()
-        lines = [
-            *_family("requests_total", "counter", "Requests answered.", self.requests, "status"),
-            *_family("texts_total", "counter", "Texts ended.", self.texts, "finish_reason"),
-            *_family("refused_total", "counter", "Connections refused.", self.refused, "reason"),
-            *_family("cancelled_total", "counter", "Texts given up.", self.num_cancelled),
-            *_family("prompt_tokens_total", "counter", "Tokens read.", self.num_prompt_tokens),
-            *_family(
-                "completion_tokens_total", "counter", "Tokens written.", self.num_completion_tokens
-            ),
-            *_family("steps_total", "counter", "Steps of the engine.", self.num_steps),
-            *_family("slots", "gauge", "Texts at a time.", self.num_slots),
-            *_family("slots_busy", "gauge", "Texts being written.", num_active),
-            *_family("queue_length", "gauge", "Texts without a slot yet.", num_waiting),
-            *_histogram("first_token_seconds", "Until a first token.", self.first_token_seconds),
-            *_histogram("token_seconds", "From token to token, of a text.", self.token_seconds),
-            *_family("uptime_seconds", "gauge", "Since the start.", self.uptime_seconds),
-            *_family(
-                "process_resident_memory_bytes", "gauge", "Of this process.", resident_bytes()
-            ),
-            *_family(
-                "process_cpu_seconds_total",
-                "counter",
-                "Of this process.",
-                usage.user + usage.system,
-            ),
+        families: list[Family] = [
+            ("requests_total", "counter", "Requests answered.", "status", self.requests),
+            ("texts_total", "counter", "Texts ended.", "finish_reason", self.texts),
+            ("refused_total", "counter", "Connections refused.", "reason", self.refused),
+            ("cancelled_total", "counter", "Texts given up.", "", self.num_cancelled),
+            ("prompt_tokens_total", "counter", "Tokens read.", "", self.num_prompt_tokens),
+            ("completion_tokens_total", "counter", "Written.", "", self.num_completion_tokens),
+            ("steps_total", "counter", "Steps of the engine.", "", self.num_steps),
+            ("slots", "gauge", "Texts at a time.", "", self.num_slots),
+            ("slots_busy", "gauge", "Texts being written.", "", num_active),
+            ("queue_length", "gauge", "Texts without a slot yet.", "", num_waiting),
+            ("uptime_seconds", "gauge", "Since the start.", "", self.uptime_seconds),
         ]
-        return "\n".join(lines) + "\n"
-
-
-def _family(
-    name: str,
-    kind: str,
-    description: str,
-    values: Mapping[str, float] | float,
-    label: str = "",
-) -> Iterable[str]:
-    """A metric; names of a process are those that every process has."""
-    name = name if name.startswith("process_") else PREFIX + name
-    yield f"# HELP {name} {description}"
-    yield f"# TYPE {name} {kind}"
-    if isinstance(values, Mapping):
-        for key in sorted(values):
-            yield f'{name}{{{label}="{key}"}} {values[key]:.15g}'
-    else:
-        yield f"{name} {values:.15g}"
-
-
-def _histogram(name: str, description: str, values: Histogram) -> Iterable[str]:
-    yield f"# HELP {PREFIX}{name} {description}"
-    yield f"# TYPE {PREFIX}{name} histogram"
-    yield from values.lines(PREFIX + name)
+        first = self.first_token_seconds.lines("first_token_seconds", "Until a first token.")
+        each = self.token_seconds.lines("token_seconds", "From token to token, of a text.")
+        return exposition(PREFIX, families, [*first, *each])

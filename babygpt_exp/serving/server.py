@@ -17,8 +17,7 @@ from babygpt_exp.serving.application import Application
 from babygpt_exp.serving.completions import Served
 from babygpt_exp.serving.metrics import Metrics
 from babygpt_exp.serving.worker import Worker
-from streamer.access import AccessError, Tokens
-from streamer.cli import is_loopback
+from streamer.access import AccessError, Tokens, is_loopback
 from streamer.gate import Gate
 from streamer.lifetime import allow_many_files, stop_on_signals
 from streamer.logs import event

@@ -85,16 +85,17 @@ class Worker:
         """Texts with one."""
         return len(self._active)
 
-    def submit(self, jobs: Iterable[Job]) -> None:
-        """Let texts be written, each as soon as there is a slot. RuntimeError if broken."""
+    def submit(self, jobs: Iterable[Job]) -> bool:
+        """Let texts be written, each as soon as there is a slot; False if broken."""
         now = time.perf_counter()
         with self._changed:
             if self.broken:
-                raise RuntimeError(self.broken)
+                return False
             for job in jobs:
                 job.submitted_at = now
                 self._waiting[job] = None
             self._changed.notify()
+        return True
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Forget texts, wherever they are."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 
-from babygpt_exp.errors import ConfigError, one_line
+from babygpt_exp.errors import ConfigError, UserError, one_line
+from streamer.errors import RequestError
+from streamer.tokens import TextTokenizer as PlainTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 """Name of the token that ends a document, in tokenizers that are made here."""
@@ -33,9 +36,26 @@ class TextTokenizer:
         """The file's content, the same for the same tokenizer."""
         return str(self.inner.to_str())
 
+    @cached_property
+    def _plain(self) -> PlainTokenizer:
+        """The tokenizer as the streamer has it, so that text becomes tokens as in training."""
+        return PlainTokenizer(self.json)
+
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, without any that is not in it."""
-        return list(self.inner.encode(text, add_special_tokens=False).ids)
+        """Tokens of a text, as `encode_all` gives them."""
+        (tokens,) = self.encode_all([text])
+        return tokens
+
+    def encode_all(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Tokens of each text, without any that is not in it: what spells a special token is text.
+
+        UserError where the tokenizer has none for it.
+        """
+        try:
+            for _, encoded in self._plain.encode(texts):
+                yield from encoded
+        except RequestError as error:
+            raise UserError(one_line(error)) from error
 
     def decode(self, tokens: list[int]) -> str:
         """Text of tokens; special ones give none."""

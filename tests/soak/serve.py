@@ -193,10 +193,11 @@ ENGINE = """
 import sys, time
 from pathlib import Path
 from babygpt_exp.generation.request import Request, Settings
-from babygpt_exp.serving.cli import build_engine, build_parser
+from babygpt_exp.generation.start import start_engine
+from babygpt_exp.serving.cli import warm_up
 from babygpt_exp.trained import load_trained
-options = build_parser().parse_args([sys.argv[1], f"--slots={sys.argv[2]}"])
-engine = build_engine(load_trained(options.run), options)
+engine = start_engine(load_trained(Path(sys.argv[1])), int(sys.argv[2]), precision=None)
+warm_up(engine)
 prompt, count = tuple(range(1, int(sys.argv[3]) + 1)), int(sys.argv[4])
 print("ready", flush=True)
 for _ in sys.stdin:
