@@ -62,8 +62,7 @@ def convert(value: Any, hint: Any) -> Any:
     """A value as the type that a field asks for; TypeError says what it must be."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        (inner,) = [arg for arg in get_args(hint) if arg is not types.NoneType]
-        return None if value is None else convert(value, inner)
+        return convert_any(value, get_args(hint))
     if origin is Literal:
         if value not in get_args(hint):
             raise TypeError(f"must be one of: {', '.join(map(str, get_args(hint)))}")
@@ -80,6 +79,21 @@ def convert(value: Any, hint: Any) -> Any:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         raise TypeError(f"must be {words[hint]}")
     return value
+
+
+def convert_any(value: Any, hints: Iterable[Any]) -> Any:
+    """A value as the first of several types that takes it."""
+    reasons: dict[str, None] = {}
+    for hint in hints:
+        if hint is types.NoneType:
+            if value is None:
+                return None
+            continue
+        try:
+            return convert(value, hint)
+        except TypeError as error:
+            reasons[str(error)] = None
+    raise TypeError(" or ".join(reasons))
 
 
 def convert_sequence(value: Any, hint: Any) -> list[Any] | tuple[Any, ...]:

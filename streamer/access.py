@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import os
 import secrets
@@ -104,6 +105,23 @@ def read_tokens(path: Path, option: str = "--token-file") -> list[str]:
     if not 1 <= len(found) <= MAX_TOKENS:
         raise AccessError(f"{option} {path} holds {len(found)} tokens, not 1 to {MAX_TOKENS}")
     return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()
 
 
 def client_token(token: str | None) -> str:

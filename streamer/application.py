@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from aiohttp import WSCloseCode, hdrs, web
 
-from streamer.access import CHALLENGE, Tokens
+from streamer.access import CHALLENGE, Tokens, host_name, is_loopback
 from streamer.connection import Connection
 from streamer.eir.connection import EirConnection
 from streamer.eir.messages import MAX_MESSAGE_BYTES
@@ -31,6 +31,7 @@ from streamer.status import page, status
 log = logging.getLogger(__name__)
 
 NO_WEBSOCKET = "this address is for WebSockets, the status page is beside it at ./\n"
+FOREIGN = "pages of other sites may not ask here; the status page is at http://localhost\n"
 RETRY_SECONDS = 5
 """What a client is told that comes to a full server."""
 CLOSE_SECONDS = 2.0
@@ -53,7 +54,9 @@ class Speaker(Protocol):
 class Application:
     """The application over one library."""
 
-    def __init__(self, library: Library, tokens: Tokens, limits: Limits) -> None:
+    def __init__(self, library: Library, tokens: Tokens, limits: Limits, *, is_local: bool) -> None:
+        """`is_local` says that only this machine can reach the server."""
+        self._is_local = is_local
         self._library = library
         self._tokens = tokens
         self._limits = limits
@@ -77,6 +80,9 @@ class Application:
             gate.refuse(address, "unauthorized")
             text = "a token is needed: Authorization: Bearer TOKEN\n"
             response: web.StreamResponse = web.Response(status=401, text=text, headers=CHALLENGE)
+        elif self._is_local and not len(self._tokens) and is_foreign(request):
+            gate.refuse(address, "foreign_page")
+            response = web.Response(status=403, text=FOREIGN)
         else:
             try:
                 response = await handler(request)
@@ -209,6 +215,19 @@ class Application:
     async def _shut_down(self, application: web.Application) -> None:
         self._library.close()
         await asyncio.gather(*(found.say_goodbye() for found in self._speakers))
+
+
+def is_foreign(request: web.BaseRequest) -> bool:
+    """Whether a page of another site asks, through the browser of somebody at this machine.
+
+    A WebSocket may be opened from any page, which the browser names. Pages may be read only by
+    their own site, but its name can be made to lead here (DNS rebinding): then it is not ours.
+    """
+    if (origin := request.headers.get(hdrs.ORIGIN)) is not None:
+        return not is_loopback(host_name(origin.partition("://")[2]))
+    host = request.headers.get(hdrs.HOST, "localhost")
+    paths = (PATH, *PUBLIC_PATHS)  # where proxies and probes may use names of theirs
+    return request.path not in paths and not is_loopback(host_name(host))
 
 
 def _handler(request: web.Request) -> Handler:

@@ -6,13 +6,12 @@ import argparse
 import asyncio
 import dataclasses
 import difflib
-import ipaddress
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from streamer.access import AccessError
+from streamer.access import AccessError, is_loopback
 from streamer.cache import default_cache_dir
 from streamer.disk import DEFAULT_MAX_BYTES
 from streamer.errors import SourceError, one_line
@@ -115,16 +114,6 @@ def _add_access(parser: Parser) -> None:
         action="store_true",
         help="allow an address that others can reach, although nobody has to identify themselves",
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def parse_sources(parser: Parser, options: argparse.Namespace) -> tuple[SourceSpec, ...]:

@@ -16,6 +16,7 @@ from streamer.access import (
     SERVER_TOKEN_VARIABLE,
     AccessError,
     Tokens,
+    is_loopback,
     load_certificate,
     server_context,
 )
@@ -102,7 +103,8 @@ async def _serve_library(
     stop: asyncio.Event,
 ) -> None:
     metrics = library.metrics
-    application = Application(library, tokens, options.limits)
+    is_local = is_loopback(options.host)
+    application = Application(library, tokens, options.limits, is_local=is_local)
     runner = web.AppRunner(application.web, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     assert runner.server is not None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from experiment_harness import QUIET, SECONDS, Outcome
+from experiment_harness import QUIET, SECONDS, Outcome, read_rows
 
+from babygpt_exp.data.addresses import shuffled
 from babygpt_exp.data.config import SAMPLE
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -58,3 +60,26 @@ def test_without_a_token_the_run_ends_with_one_line(
     absent = babygpt(*QUIET, "data=remote", f"data.url={url}", "data.token_file=absent")
     assert absent.exit_code == 1
     assert "data.token_file" in absent.one_error_line()
+
+
+def test_of_several_addresses_any_will_do(
+    babygpt: Callable[..., Outcome], url: str, token_file: Path, tmp_path: Path
+) -> None:
+    options = ("data=remote", f"data.token_file={token_file}")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = f"ws://127.0.0.1:{closed.getsockname()[1]}/ws"
+    curves = []
+    for name, value in (("one", url), ("several", f"[{dead},{url}]")):
+        done = babygpt(*QUIET, *options, f"data.url={value}", f"hydra.run.dir={tmp_path / name}")
+        assert done.exit_code == 0, done.errors
+        curves.append([row["train/loss"] for row in read_rows(tmp_path / name)])
+    assert curves[0] == curves[1]
+    changed = babygpt(f"resume={tmp_path / 'one'}", f"data.url=[{dead},{url}]")
+    assert changed.exit_code == 0, changed.errors
+
+
+def test_runs_spread_over_the_addresses() -> None:
+    urls = [f"ws://{name}:8000/ws" for name in "abc"]
+    orders = [shuffled(urls) for _ in range(200)]
+    assert all(sorted(order) == urls for order in orders)
+    assert {order[0] for order in orders} == {*urls}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from babygpt_exp.data.addresses import read_addresses, shuffled
 from streamer.access import read_tokens
 from streamer.client import StreamClient
 from streamer.eir.client import MAX_BATCH_SIZE, EirClient
@@ -106,10 +107,8 @@ class EmbeddedConfig(DataConfig):
         super().__post_init__()
         problems = []
         if self.on_bad_document not in ON_BAD_DOCUMENT:
-            problems.append(
-                f"data.on_bad_document={self.on_bad_document} must be one of "
-                f"{', '.join(ON_BAD_DOCUMENT)}"
-            )
+            words = ", ".join(ON_BAD_DOCUMENT)
+            problems.append(f"data.on_bad_document={self.on_bad_document} must be one of {words}")
         if self.validation_source in self.trained_on:
             problems.append(
                 f"data.validation_source={self.validation_source} is trained on; name other text"
@@ -209,13 +208,12 @@ class MixConfig(EmbeddedConfig):
 class ServerConfig(DataConfig):
     """What options have whose text comes from a server that runs already."""
 
-    url: str
+    url: str | list[str]
     """Its address, ws://HOST:PORT/ws, as `python -m streamer` prints it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.url.startswith(("ws://", "wss://")):
-            raise ValueError(f"data.url={self.url} must start with ws:// or wss://")
+        read_addresses(self.url)
 
     @property
     def embedded_sources(self) -> list[str]:
@@ -223,12 +221,12 @@ class ServerConfig(DataConfig):
 
     @property
     def urls(self) -> list[str]:
-        return [self.url]
+        return read_addresses(self.url)
 
 
 @dataclass
 class RemoteConfig(ServerConfig):
-    """`data=remote`: a streamer."""
+    """`data=remote`: a streamer, or a list of several that serve the same, any of which will do."""
 
     token_file: str | None
     """File whose first line is the token that the streamer asks for; null takes the environment
@@ -241,7 +239,7 @@ class RemoteConfig(ServerConfig):
     ) -> StreamClient | EirClient:
         if self.token_file is not None:
             token = read_tokens(Path(self.token_file), "data.token_file")[0]
-        return StreamClient(urls, token, ca_file=self.ca_file)
+        return StreamClient(shuffled(urls), token, ca_file=self.ca_file)
 
 
 @dataclass
@@ -265,6 +263,8 @@ class EirConfig(ServerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.url, list):
+            raise ValueError("data=eir takes one data.url, since the order is that server's own")
         if not 1 <= self.batch_size <= MAX_BATCH_SIZE:
             raise ValueError(
                 f"data.batch_size={self.batch_size} must be between 1 and {MAX_BATCH_SIZE}"

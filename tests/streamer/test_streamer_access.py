@@ -235,6 +235,35 @@ def test_tokens_by_themselves(token_file: Path) -> None:
     assert without_secrets("host/?token=x") == "host/"
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/", {}, 200),
+        ("/", {"Host": "localhost:9"}, 200),
+        ("/status.json", {"Host": "[::1]"}, 200),
+        ("/", {"Host": "evil.example:8000"}, 403),
+        ("/metrics", {"Host": "evil.example"}, 403),
+        ("/", {"Origin": "http://evil.example"}, 403),
+        ("/healthz", {"Host": "10.0.0.7:8000"}, 200),
+        ("/ws", {"Host": "balancer.example"}, 400),  # no WebSocket, but let in
+        ("/ws", {"Origin": "http://127.0.0.1:8000"}, 400),
+        ("/ws", {"Origin": "https://evil.example", "Host": "evil.example"}, 403),
+        ("/ws", {"Origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_sites_may_not_ask(
+    server: ServerProcess, path: str, headers: dict[str, str], status: int
+) -> None:
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            found = answer.status
+    except urllib.error.HTTPError as error:
+        found = error.code
+        error.close()
+    assert found == status
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_an_open_address_asks_for_tokens(
     host: str, corpus: Path, capfd: pytest.CaptureFixture[str]
