@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import version
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
@@ -22,6 +20,7 @@ from hydra.test_utils.launcher_common_tests import (
     LauncherTestSuite,
 )
 from hydra.test_utils.test_utils import TSweepRunner
+from launcher_harness import Awkward, TaskSweeps, error_of
 from omegaconf import DictConfig
 
 from hydra_plugins.babygpt_launcher.launcher import ProcessLauncher
@@ -42,57 +41,16 @@ def fresh_hydra(hydra_restore_singletons: None) -> None:
     version.setbase("1.1")
 
 
-Sweep = Callable[..., dict[int, JobReturn]]
-
-
 @pytest.fixture
-def sweep(hydra_sweep_runner: TSweepRunner, tmp_path: Path) -> Sweep:
+def sweep(hydra_sweep_runner: TSweepRunner, tmp_path: Path) -> TaskSweeps:
     """`a=0,1,...` with a task, through Hydra; what became of each job."""
-
-    def run(task: Callable[[DictConfig], Any], num_jobs: int, *overrides: str) -> dict[int, Any]:
-        found: dict[int, JobReturn] = {}
-
-        def launch(self: ProcessLauncher, *arguments: Any, **words: Any) -> Any:
-            returns = real(self, *arguments, **words)
-            found.update(enumerate(returns))
-            return [result for result in returns if result.status == JobStatus.COMPLETED]
-
-        with pytest.MonkeyPatch.context() as patch:
-            launcher = Plugins.instance().class_name_to_class[NAME]
-            real = launcher.launch
-            patch.setattr(launcher, "launch", launch)
-            runner = hydra_sweep_runner(
-                calling_file=None,
-                calling_module="hydra.test_utils.a_module",
-                task_function=task,
-                config_path="configs",
-                config_name="compose",
-                overrides=["hydra/launcher=process", f"+a=range({num_jobs})", *overrides],
-                temp_dir=tmp_path / "sweep",
-            )
-            with runner:
-                return found
-
-    return run
-
-
-def error_of(result: JobReturn) -> str:
-    """Why a job failed."""
-    assert result.status == JobStatus.FAILED
-    return str(result._return_value)
-
-
-class Awkward(Exception):
-    """An exception that can be sent and not received."""
-
-    def __init__(self, one: int, two: int) -> None:
-        super().__init__(f"{one} and {two}")
+    return TaskSweeps("process", NAME, hydra_sweep_runner, tmp_path)
 
 
 class TestRoughJobs:
     """Jobs that die, hang, leak and leave things behind."""
 
-    def test_deaths_are_failed_jobs_and_the_others_go_on(self, sweep: Sweep) -> None:
+    def test_deaths_are_failed_jobs_and_the_others_go_on(self, sweep: TaskSweeps) -> None:
         def task(config: DictConfig) -> Any:
             if config.a == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -110,7 +68,7 @@ class TestRoughJobs:
         assert error_of(results[2]) == "Awkward: 1 and 2"
         assert results[4].return_value == 4
 
-    def test_nothing_gets_from_job_to_job(self, sweep: Sweep) -> None:
+    def test_nothing_gets_from_job_to_job(self, sweep: TaskSweeps) -> None:
         def task(config: DictConfig) -> Any:
             seen = (os.environ.get("LEAK"), len(leaked), os.getpid())
             os.environ["LEAK"] = "yes"
@@ -124,7 +82,7 @@ class TestRoughJobs:
         assert "LEAK" not in os.environ
         assert not leaked
 
-    def test_time_limit(self, sweep: Sweep) -> None:
+    def test_time_limit(self, sweep: TaskSweeps) -> None:
         def task(config: DictConfig) -> Any:
             time.sleep(0 if config.a else 60)
             return config.a
@@ -133,7 +91,7 @@ class TestRoughJobs:
         assert error_of(results[0]) == "job 0: time limit of 1 s"
         assert results[1].return_value == 1
 
-    def test_what_a_job_leaves_behind_is_ended(self, sweep: Sweep) -> None:
+    def test_what_a_job_leaves_behind_is_ended(self, sweep: TaskSweeps) -> None:
         def task(config: DictConfig) -> Any:
             return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid
 
@@ -144,7 +102,7 @@ class TestRoughJobs:
         assert not is_alive(result.return_value)
 
     def test_several_at_a_time_share_the_machine(
-        self, sweep: Sweep, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, sweep: TaskSweeps, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def task(config: DictConfig) -> Any:
             os.write(1, f"hello from {config.a}\n".encode())
@@ -172,7 +130,7 @@ class TestRoughJobs:
             ("hydra.launcher.time_limit_seconds=0", "must be above 0"),
         ],
     )
-    def test_bad_settings(self, sweep: Sweep, override: str, words: str) -> None:
+    def test_bad_settings(self, sweep: TaskSweeps, override: str, words: str) -> None:
         with pytest.raises(Exception, match=words):
             sweep(lambda config: None, 1, override)
 

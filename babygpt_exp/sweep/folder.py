@@ -59,6 +59,9 @@ class Sweep:
         """
         return reason or end
 
+    def refresh(self) -> None:
+        """Bring what is told of the whole sweep up to date."""
+
 
 class RunSweep(Sweep):
     """A sweep of training runs."""
@@ -102,8 +105,12 @@ class RunSweep(Sweep):
             summary |= {"status": "failed", "error": error}
             folder.mkdir(parents=True, exist_ok=True)
             RunFolder(folder).end_summary(summary)
-        refresh_report(self.folder)
+        self.refresh()
         return str(summary["error"])
+
+    def refresh(self) -> None:
+        """The report."""
+        refresh_report(self.folder)
 
 
 def open_sweep(folder: Path, task: TaskFunction) -> Sweep:

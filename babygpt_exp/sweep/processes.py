@@ -17,14 +17,12 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from babygpt_exp.errors import RunInterrupted, UserError
 from babygpt_exp.sweep.child import Child, Job, Share
 from babygpt_exp.sweep.folder import Sweep
+from babygpt_exp.sweep.watched import End
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 """How often to look at what wakes nobody: time limits, signals, the sweep's streamers."""
-
-GRACE_SECONDS = 30.0
-"""How long a job that was asked to stop may take; its checkpoint is written within 10."""
 
 
 class Processes:
@@ -59,7 +57,7 @@ class Processes:
                             selector.register(handle, EVENT_READ, child)
                 for child in {key.data for key, _ in selector.select(TICK_SECONDS)}:
                     ended = child.has_ended  # before it is heard out
-                    tell(child)
+                    tell(child.job.number, child.read())
                     if ended:
                         for handle in child.handles:
                             selector.unregister(handle)
@@ -70,7 +68,7 @@ class Processes:
                     for child in running:
                         child.ask_to_stop(signals.number)
                 for child in running:
-                    self._watch(child)
+                    child.keep_to(self.time_limit_seconds)
                 self.sweep.look_after_streamers()
         signals.leave(self.sweep.folder, len(to_run))
         return returns
@@ -88,30 +86,29 @@ class Processes:
         foreign = [handle for child in others for handle in child.handles]
         return Child(job, share, piped=not alone, foreign=foreign)
 
-    def _watch(self, child: Child) -> None:
-        """Stop a job that is over its time, and end one that does not stop."""
-        now = time.monotonic()
-        limit = self.time_limit_seconds
-        if limit is not None and now > child.started + limit and child.asked_at is None:
-            child.ask_to_stop(signal.SIGTERM, f"time limit of {limit:g} s")
-        if child.asked_at is not None and now > child.asked_at + GRACE_SECONDS:
-            child.kill()
-
     def _ended(self, child: Child) -> JobReturn:
-        """What became of a job, in its summary too if it could not write that itself."""
-        result, code = child.end()
-        job = child.job
-        if result is None:
-            error = self.sweep.record_death(
-                job.folder, job.overrides, child.stop_reason, death(code)
-            )
-            result = JobReturn(overrides=job.overrides, status=JobStatus.FAILED)
-            result.return_value = UserError(f"job {job.number}: {error}")
-        if result.status == JobStatus.COMPLETED:
-            log.info(f"#{job.number} : done in {time.monotonic() - child.started:.0f} s")
-        else:
-            log.error(f"#{job.number} : {result._return_value}")
-        return result
+        """What became of a job."""
+        return outcome(self.sweep, child.job, child.end(), time.monotonic() - child.started)
+
+
+def outcome(sweep: Sweep, job: Job, end: End, seconds: float) -> JobReturn:
+    """What became of a job, in its summary too if it could not write that itself."""
+    result = end.result
+    if result is None:
+        error = sweep.record_death(job.folder, job.overrides, end.reason, death(end.code))
+        result = failure(job, error)
+    if result.status == JobStatus.COMPLETED:
+        log.info(f"#{job.number} : done in {seconds:.0f} s")
+    else:
+        log.error(f"#{job.number} : {result._return_value}")
+    return result
+
+
+def failure(job: Job, error: str) -> JobReturn:
+    """What became of a job that could not say so itself."""
+    result = JobReturn(overrides=job.overrides, status=JobStatus.FAILED)
+    result.return_value = UserError(f"job {job.number}: {error}")
+    return result
 
 
 class Signals:
@@ -148,10 +145,10 @@ class Signals:
             )
 
 
-def tell(child: Child) -> None:
-    """Say what a child said, each line with its number."""
-    for line in child.read():
-        print(f"[{child.job.number}] {line}", flush=True)
+def tell(number: int, lines: list[str]) -> None:
+    """Say what a job said, each line with its number."""
+    for line in lines:
+        print(f"[{number}] {line}", flush=True)
 
 
 def death(code: int) -> str:

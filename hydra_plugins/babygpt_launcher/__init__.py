@@ -1,1 +1,1 @@
-"""The launcher of sweeps: `hydra/launcher=process`. Hydra finds plugins in `hydra_plugins` only."""
+"""The launchers of sweeps. Hydra finds plugins in `hydra_plugins` only."""
