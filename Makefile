@@ -17,8 +17,8 @@ install-dev: $(VENV)/installed-dev ## the same with what tests and checks need
 run: install ## The main job: a baby GPT from a live stream, about ten minutes on two cores
 	$(RUN) -m babygpt_exp model=baby precision=bf16-mixed
 
-test: install-dev ## The tests
-	$(RUN) -m pytest
+test: install-dev ## The tests, two files at a time
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 bench: install ## How fast tokens are made and served here, and how fast a baby GPT trains on them
 	$(RUN) -m streamer.bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ settings.load_profile("seeded")
 for _name in [name for name in os.environ if name.startswith(("WANDB_", "HYDRA_"))]:
     del os.environ[_name]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tensors as small as those of the tests
+urllib.request.install_opener(  # its first use would keep what the environment is then
+    urllib.request.build_opener(urllib.request.ProxyHandler({}))
+)
 torch.set_num_threads(1)  # the same here, where torch has read the other already
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -116,7 +117,8 @@ def fake_slurm(folder: Path) -> Iterator[Mapping[str, str]]:
     commands.mkdir(parents=True)
     for name in COMMANDS:
         path = commands / name
-        path.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {name} "$@"\n')
+        words = shlex.join([sys.executable, __file__, name])
+        path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     env = {"FAKE_SLURM": str(folder), "PATH": f"{commands}:{os.environ['PATH']}"}
     with pytest.MonkeyPatch.context() as patch:

@@ -153,9 +153,8 @@ class TestPlace:
 
     @pytest.fixture(autouse=True)
     def _nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-            monkeypatch.delenv(name, raising=False)
-        for name in (*slurm(0), "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK"):
+        torchrun = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        for name in (*torchrun, *slurm(0), "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK"):
             monkeypatch.setenv(name, "")  # so that what `found_place` sets is taken away again
             monkeypatch.delenv(name)
 

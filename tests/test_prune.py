@@ -13,6 +13,7 @@ import pytest
 from experiment_harness import QUIET, Outcome, read_summary
 
 from babygpt_exp.callbacks.prune import Prune, complete_curves
+from babygpt_exp.parallel.ranks import Ranks
 from babygpt_exp.pruner import (
     MedianConfig,
     PrunedValue,
@@ -68,7 +69,7 @@ def validate(
     config: Any = SimpleNamespace(run=SimpleNamespace(max_tokens=500, num_steps=5))
     prune = Prune(config, MedianConfig("median", num_startup_runs, warmup_tokens), metrics)
     trainer: Any = SimpleNamespace(global_step=tokens // 100)
-    module: Any = SimpleNamespace(tokens=tokens)
+    module: Any = SimpleNamespace(tokens=tokens, ranks=Ranks())
     prune.on_fit_start(trainer, module)
     prune.on_validation_end(trainer, module)
 

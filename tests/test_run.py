@@ -192,8 +192,8 @@ class TestMetrics:
 
     def test_rate_warms_up_and_down(self, rows: list[dict[str, str]]) -> None:
         rates = [float(row["lr"]) for row in rows if row["lr"]]
-        assert max(rates) == 0.02
-        assert rates[-1] == pytest.approx(0.02 * 0.5 / 16 / 0.5)
+        assert max(rates) == 0.04
+        assert rates[-1] == pytest.approx(0.04 * 0.5 / 16 / 0.5)
 
     def test_shares_and_speeds_make_sense(self, rows: list[dict[str, str]]) -> None:
         for row in (row for row in rows if row["train/loss"]):

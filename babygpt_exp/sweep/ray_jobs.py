@@ -238,6 +238,8 @@ def connect(address: str | None, local_cpus: int | None, local_gpus: int | None)
         # Whatever its name says: with 0 a Ray is for one machine, and listens on 127.0.0.1 only.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else a file in HOME
+    if "RAY_AUTH_TOKEN" in os.environ:  # Ray finds that out itself, some of it too late to send it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
     from ray.exceptions import RayError
 
