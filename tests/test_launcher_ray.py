@@ -57,15 +57,16 @@ RAY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_TOKEN": secrets.token
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A Ray of two workers on this machine, which is gone in the end."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in RAY.items():
-            patch.setenv(name, value)
-        connect(None, local_cpus=2, local_gpus=0)
-        import ray
+    before = dict(os.environ)
+    os.environ |= RAY
+    connect(None, local_cpus=2, local_gpus=0)
+    import ray
 
-        assert rays()
-        yield ray.get_runtime_context().gcs_address
-        ray.shutdown()
+    assert rays()
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+    os.environ.clear()  # Ray adds variables of its own
+    os.environ.update(before)
     wait_until(lambda: not rays(), "the end of Ray's processes")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -133,7 +134,7 @@ class TestSlurm:
         )
         assert [result.return_value for result in results.values()] == [0, 1, 2]
         (script,) = slurm.glob("*.sh")
-        logs = f"{tmp_path}/sweep/.submitit/%A_%a/%A_%a"
+        logs, python = f"{tmp_path}/sweep/.submitit/%A_%a/%A_%a", shlex.quote(sys.executable)
         assert (
             script.read_text()
             == f"""\
@@ -162,7 +163,7 @@ module load cuda
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output {logs}_%t_log.out --error {logs}_%t_log.err {sys.executable} \
+srun --unbuffered --output {logs}_%t_log.out --error {logs}_%t_log.err {python} \
 -u -m submitit.core._submit {tmp_path}/sweep/.submitit/%j
 """
         )
