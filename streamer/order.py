@@ -153,8 +153,10 @@ class Order:
         first, window = self._window
         if not first <= position < first + len(window):
             assert self._key is not None
-            first = position - position % self._window_size
+            # A little before it: others may be a few steps behind, and most go on from here.
+            first = max(0, position - self._window_size // 8)
             if self.size <= self._window_size:
+                first = 0
                 window = permutation(self._key, self.size)
             else:
                 window = permutation_part(self._key, self.size, first, first + self._window_size)

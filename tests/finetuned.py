@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--num-instructions", type=int, default=100)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     options, overrides = parser.parse_known_args()
-    if not (options.folder / "summary.json").exists():
+    if not (options.folder / "checkpoints" / "last.ckpt").exists():
         typed = ["experiment=finetune", f"init_from={options.run}", f"data.source={options.source}"]
         typed += ["logger=none", f"hydra.run.dir={options.folder}", *overrides]
         subprocess.run(command(*typed), check=True, stdout=sys.stderr)
