@@ -206,7 +206,8 @@ class TestStop:
     ) -> None:
         long = "run.max_tokens=100_000_000"  # the machine is measured first
         running = start_babygpt(*ENDLESS, long, env=own, fresh=True)
-        wait_until(lambda: any(running.cwd.glob("outputs/*/*/summary.json")), "summary.json")
+        # It listens once it has written its first summary, and then starts the streamer.
+        wait_until(lambda: any(running.cwd.glob("outputs/*/*/streamer.log")), "streamer.log")
         outcome = running.stop(number)
         assert number.name in outcome.errors.splitlines()[-1]
         assert "Traceback" not in outcome.errors
