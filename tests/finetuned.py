@@ -1,8 +1,10 @@
 """How well fine-tuning works: `python tests/finetuned.py RUN [--source FILE] [--folder F] [a=b]`.
 
-Fine-tunes a run on instructions, then lets it answer instructions that were held out, greedily,
-and prints one JSON object: the share of answers that end by themselves, the loss of the held-out
-responses before and after, and a few answers. Exit status 0 says that both are as they should be.
+Fine-tunes a run on instructions, then lets it answer instructions that were held out, as samples
+are drawn by default and greedily, and prints one JSON object: the shares of answers that end by
+themselves, the loss of the held-out responses before and after, and a few answers. Exit status 0
+says that the loss and the first share are as they should be: greedily a small model comes to
+repeat itself for ever.
 A folder with a run that is complete is looked at as it is.
 """
 
@@ -27,6 +29,8 @@ from streamer.split import is_validation
 
 SOURCE = REPOSITORY.parent / "shared" / "data" / "instructions.parquet"
 NUM_SLOTS = 20
+DRAWN = Settings(temperature=0.8, top_k=50, seed=1)
+"""As conf/config.yaml has it for samples."""
 NUM_SHOWN = 8
 LEAST_SHARE, LEAST_GAIN = 0.95, 0.25
 """Of answers that end by themselves, and of the response loss."""
@@ -48,17 +52,21 @@ def main() -> None:
     summary = read_summary(options.folder)
     trained = load_trained(options.folder)
     asked = held_out(trained, options.num_instructions)
-    answers = generate(
-        Engine(trained.model, trained.tokenizer, NUM_SLOTS),
-        [Request(prompt, options.max_new_tokens, Settings(temperature=0)) for prompt, _ in asked],
-    )
-    share = sum(answer.finish_reason == "stop" for answer in answers) / len(answers)
+    shares = {}
+    for name, settings in (("greedily", Settings(temperature=0)), ("as drawn", DRAWN)):
+        answers = generate(
+            Engine(trained.model, trained.tokenizer, NUM_SLOTS),
+            [Request(prompt, options.max_new_tokens, settings) for prompt, _ in asked],
+        )
+        ended = sum(answer.finish_reason == "stop" for answer in answers)
+        shares[name] = ended / len(answers)
+    share = shares["as drawn"]
     before, after = summary["initial_val_loss"], summary["final_val_loss"]
     gain = 1 - after / before
     shown = zip(asked[:NUM_SHOWN], answers, strict=False)
     report: dict[str, Any] = {
         "num_instructions": len(answers),
-        "share_that_ends": share,
+        "share_that_ends": shares,
         "response_loss_before": before,
         "response_loss_after": after,
         "gain": gain,
