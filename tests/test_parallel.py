@@ -98,6 +98,12 @@ class TestCurve:
         assert summary["status"] == "interrupted", end.errors
         assert summary["error"].startswith("stopped by SIGTERM after step"), end.errors
         assert 14 <= summary["steps"] < 50
+        so_far = read_rows(folder)
+        pairs = zip(so_far, read_rows(alone)[: len(so_far)], strict=True)
+        assert (
+            max(abs(float(a["train/loss"] or 0) - float(b["train/loss"] or 0)) for a, b in pairs)
+            < 1e-4
+        )
         shutil.copytree(folder, tmp_path / "four")
         (tmp_path / "one").symlink_to(folder)
         same = ("hardware.num_threads=1", "hardware.compile=false")
