@@ -5,10 +5,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test bench interop soak lint format type build clean
+.PHONY: help install install-dev run test test-fast coverage bench interop soak lint format type
+.PHONY: release-check build docs clean
 
 help: ## What can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## .venv with the project in it
 
@@ -19,6 +20,18 @@ run: install ## The main job: a baby GPT from a live stream, about ten minutes o
 
 test: install-dev ## The tests, two files at a time
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+
+test-fast: install-dev ## The same without whole runs and sweeps
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+
+# Which tests `make coverage` runs, such as TESTS=tests/streamer
+TESTS ?= tests
+
+coverage: install-dev ## What the tests do not reach, in all processes, as a table
+	$(VENV)/bin/coverage erase
+	$(VENV)/bin/coverage run -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	$(VENV)/bin/coverage combine --quiet
+	$(VENV)/bin/coverage report
 
 bench: install ## How fast tokens are made and served here, and how fast a baby GPT trains on them
 	$(RUN) -m streamer.bench
@@ -43,9 +56,10 @@ MINUTES ?= 20
 soak: install-dev ## Faults, floods and reconnects for MINUTES (20); figures against their bounds
 	$(RUN) tests/soak/soak.py --minutes $(MINUTES)
 
-lint: install-dev ## Style
+lint: install-dev ## Style, and what imports what
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 format: install-dev ## Put the style right
 	$(VENV)/bin/ruff check --fix .
@@ -54,11 +68,21 @@ format: install-dev ## Put the style right
 type: install-dev ## Types
 	$(VENV)/bin/mypy
 
+# Names of checks with commas between: make release-check SKIP=clone
+ONLY ?=
+SKIP ?=
+
+release-check: install-dev ## Whether this commit can be released: versions, pins, wheel, docs, a clone
+	$(RUN) tests/release_check.py $(if $(ONLY),--only $(ONLY)) $(if $(SKIP),--skip $(SKIP))
+
 build: install-dev ## A wheel in dist/
 	$(RUN) -m build --wheel
 
+docs: $(VENV)/installed-docs ## The documentation as pages in site/, which open from disk
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
 clean: ## Away with what was built; runs and sweeps stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .interop
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .interop .coverage .coverage.*
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -70,6 +94,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 # A folder with nanoGPT's model.py and train.py, and what tests/peers/nanogpt.py should do with it

@@ -7,82 +7,79 @@ What is slow to import (torch, Lightning) is imported where it is needed: help c
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from babygpt_exp.command import errors_in_a_line, leave, let_threads_sleep
 from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, one_line
 from babygpt_exp.folder import RunFolder, remove_empty
-from babygpt_exp.options import CONF
+from babygpt_exp.job import TYPED, Job
+from babygpt_exp.options import CONF, folded
 from babygpt_exp.pruner import PrunedValue, RunPruned
-from babygpt_exp.resume import PRESET, with_saved_config
+from babygpt_exp.resume import with_saved_config
 
 if TYPE_CHECKING:
     from babygpt_exp.config import Config
-    from babygpt_exp.record import Job
 
 
-TYPED: list[str] = []
-"""What was typed, also in a job of a sweep, which goes by what was made of that."""
+COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
+"""Hydra's words for shell completion."""
 
 
 def main() -> None:
     """Entry point of `babygpt` and of `python -m babygpt_exp`."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, not as text
-    # Threads that wait by spinning keep other processes off the cores, and those them: beside
-    # a second busy process small models train several times as fast when they sleep instead.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()
     with errors_in_a_line():
-        sys.argv[1:] = with_saved_config(sys.argv[1:])
-        TYPED[:] = sys.argv[1:]
-        compose_and_run()
+        if COMPLETION & {*sys.argv}:
+            complete()
+        elif {"-h", "--help"} & {*sys.argv}:
+            show_help()
+        else:
+            sys.argv[1:] = with_saved_config(sys.argv[1:])
+            TYPED[:] = sys.argv[1:]
+            compose_and_run()
 
 
-@contextmanager
-def errors_in_a_line() -> Iterator[None]:
-    """A context that ends the process with one line for every error that is no bug of ours."""
+def complete() -> None:
+    """What the shell asks for while somebody types: Hydra's answer, and no word of an error.
+
+    A line that does not compose yet has no completions. Hydra takes the command's name from
+    `sys.argv`; `python -m babygpt_exp` has none that a shell could complete, so it is `babygpt`.
+    """
+    if Path(sys.argv[0]).name == "__main__.py":
+        sys.argv[0] = "babygpt"
+    if any(word.startswith("query=") for word in sys.argv):
+        os.environ.setdefault("COMP_LINE", "babygpt ")
+        with suppress(Exception), redirect_stderr(io.StringIO()):
+            compose_and_run()
+        return
     try:
-        yield
-    except KeyboardInterrupt:
-        leave(RunInterrupted("stopped by Ctrl-C"))
-    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
-        leave(error)
+        compose_and_run()
     except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        leave(ConfigError(explained(error)))
+        raise ConfigError(
+            "-sc needs one of install=SHELL, uninstall=SHELL and query=SHELL; "
+            "SHELL is bash, zsh or fish"
+        ) from error
 
 
-def leave(error: Exception) -> NoReturn:
-    """End the process with one line on standard error and the exit status of the error."""
-    exit_code = error.exit_code if isinstance(error, UserError) else UserError.exit_code
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        message, exit_code = explained(error), ConfigError.exit_code
-    elif isinstance(error, OSError):  # a full disk, a folder that may not be written
-        place = f": {error.filename}" if error.filename else ""
-        message = f"{error.strerror or one_line(error)}{place}"
-    else:
-        message = one_line(error)
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        print(f"error: {message}", file=sys.stderr)
-    sys.exit(exit_code)
-
-
-def explained(error: Exception) -> str:
-    """An error of Hydra's in one line."""
-    from babygpt_exp.explain import explain
-
-    return explain(error, [word for word in sys.argv[1:] if word != f"experiment={PRESET}"])
+def show_help() -> None:
+    """Hydra's help by the template of conf/config.yaml; long lines are folded."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            compose_and_run()
+    finally:
+        print("\n".join(map(folded, text.getvalue().rstrip().split("\n"))))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -160,7 +157,6 @@ def run(config: Config, folder: Path, *, resume: bool) -> float:
 
 def new_job(folder: Path) -> Job:
     """The place of a run in a folder that Hydra has made."""
-    from babygpt_exp.record import Job
     from babygpt_exp.tracking.names import distinct_overrides, new_run_id
 
     hydra_config = HydraConfig.get()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 760, 420
-LEFT, RIGHT, TOP, BOTTOM = 64, 20, 48, 52
+LEFT, RIGHT, TOP, FLOOR = 64, 20, 48, HEIGHT - 52
+"""Of the plot itself: what is left free beside it, where it begins and where it ends."""
 STYLE = """
   svg { background: #fff; font: 12px system-ui, sans-serif; fill: #444 }
   .grid { stroke: #e4e4e4 } .axis { stroke: #888 }
@@ -37,58 +39,81 @@ def short(number: float) -> str:
     return f"{number:.4g}"
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Where numbers stand in the picture."""
+
+    x_max: float
+    """Tokens at the right."""
+    y_low: float
+    """Loss at the bottom."""
+    y_high: float
+    """Loss at the top."""
+
+    def across(self, x: float) -> float:
+        """Pixels from the left."""
+        return LEFT + x / self.x_max * (WIDTH - LEFT - RIGHT)
+
+    def down(self, y: float) -> float:
+        """Pixels from the top."""
+        return FLOOR - (y - self.y_low) / (self.y_high - self.y_low) * (FLOOR - TOP)
+
+
+def scale_of(points: Points) -> Scale:
+    """A scale on which all points have room."""
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    pad = 0.05 * max(high - low, 1e-3)
+    return Scale(max(1.0, *(x for x, _ in points)), low - pad, high + pad)
+
+
 def training_curve(title: str, train: Points, validation: Points) -> str:
     """An SVG of the two curves, (tokens, nats a token) each; points not finite are left out."""
     curves = {
         name: [(x, y) for x, y in points if math.isfinite(y)]
         for name, points in (("train", train), ("validation", validation))
     }
-    points = [point for curve in curves.values() for point in curve] or [(0.0, 0.0)]
-    x_max = max(1.0, *(x for x, _ in points))
-    y_low, y_high = min(y for _, y in points), max(y for _, y in points)
-    pad = 0.05 * max(y_high - y_low, 1e-3)
-    y_low, y_high = y_low - pad, y_high + pad
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + x / x_max * (WIDTH - LEFT - RIGHT)
-        return across, HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
-
+    scale = scale_of([point for curve in curves.values() for point in curve] or [(0.0, 0.0)])
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" role="img">',
         f"<title>{escape(title)}</title><style>{STYLE}</style>",
         f'<text class="title" x="{LEFT}" y="26">{escape(title)}</text>',
+        *axes(scale),
     ]
-    for y in nice_ticks(y_low, y_high, 6):
-        _, down = place(0, y)
-        parts.append(
+    for number, (name, curve) in enumerate(curves.items()):
+        if curve:
+            parts.append(line_of(name, curve, scale, TOP + 10 + 18 * number))
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def axes(scale: Scale) -> Iterator[str]:
+    """Grid, ticks and what they are of."""
+    for y in nice_ticks(scale.y_low, scale.y_high, 6):
+        down = scale.down(y)
+        yield (
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down:.1f}" y2="{down:.1f}"/>'
             f'<text x="{LEFT - 8}" y="{down + 4:.1f}" text-anchor="end">{y:.4g}</text>'
         )
-    for x in nice_ticks(0, x_max, 6):
-        across, _ = place(x, y_low)
-        parts.append(
-            f'<text x="{across:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
+    for x in nice_ticks(0, scale.x_max, 6):
+        yield (
+            f'<text x="{scale.across(x):.1f}" y="{FLOOR + 18}" text-anchor="middle">'
             f"{short(x)}</text>"
         )
-    floor = HEIGHT - BOTTOM
-    parts.append(
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>'
+    yield (
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{FLOOR}" y2="{FLOOR}"/>'
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">tokens'
-        f'</text><text x="16" y="{(TOP + floor) / 2}" text-anchor="middle" '
-        f'transform="rotate(-90 16 {(TOP + floor) / 2})">loss (nats a token)</text>'
+        f'</text><text x="16" y="{(TOP + FLOOR) / 2}" text-anchor="middle" '
+        f'transform="rotate(-90 16 {(TOP + FLOOR) / 2})">loss (nats a token)</text>'
     )
-    for place_number, (name, curve) in enumerate(curves.items()):
-        if not curve:
-            continue
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in curve))
-        color = COLORS[name]
-        right = WIDTH - RIGHT - 150
-        down = TOP + 10 + 18 * place_number
-        parts.append(
-            f'<polyline id="{name}" stroke="{color}" points="{path}"/>'
-            f'<line x1="{right}" x2="{right + 24}" y1="{down}" y2="{down}" stroke="{color}" '
-            f'stroke-width="3"/><text x="{right + 32}" y="{down + 4}">{name} '
-            f"{curve[-1][1]:.3f}</text>"
-        )
-    return "\n".join([*parts, "</svg>", ""])
+
+
+def line_of(name: str, curve: Points, scale: Scale, label_down: float) -> str:
+    """A curve, and in the corner its name with its last value."""
+    path = " ".join(f"{scale.across(x):.1f},{scale.down(y):.1f}" for x, y in curve)
+    color, right = COLORS[name], WIDTH - RIGHT - 150
+    return (
+        f'<polyline id="{name}" stroke="{color}" points="{path}"/>'
+        f'<line x1="{right}" x2="{right + 24}" y1="{label_down}" y2="{label_down}" '
+        f'stroke="{color}" stroke-width="3"/><text x="{right + 32}" y="{label_down + 4}">{name} '
+        f"{curve[-1][1]:.3f}</text>"
+    )

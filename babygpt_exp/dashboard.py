@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from babygpt_exp.cli import errors_in_a_line
+from babygpt_exp.command import errors_in_a_line
 from babygpt_exp.errors import ConfigError, UserError, one_line
 from streamer.cli import Parser
 
@@ -68,8 +68,13 @@ def build_parser() -> Parser:
     """The options of `python -m babygpt_exp.dashboard`."""
     parser = Parser(
         prog="python -m babygpt_exp.dashboard",
-        description="Make a workspace of Weights & Biases with the curves of a sweep, or of a "
-        "whole project, and print its address.",
+        description="Make a workspace of Weights & Biases with the curves of a sweep, or of a\n"
+        "whole project, and print its address. Needs an account, but for --json.",
+        examples=(
+            "python -m babygpt_exp.dashboard --project babygpt",
+            "python -m babygpt_exp.dashboard --entity my_team --sweep DATE_TIME",
+            "python -m babygpt_exp.dashboard --json",
+        ),
         allow_abbrev=False,
     )
     parser.add_argument("--entity", help="user or team that has the project (default: yours)")

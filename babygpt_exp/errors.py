@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class UserError(Exception):
     """What a user can put right; printed as one line, without a traceback."""
@@ -40,3 +42,11 @@ def exit_status(error: BaseException | None) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
     return error.exit_code if isinstance(error, UserError) else UserError.exit_code
+
+
+def death(code: int) -> str:
+    """In words, how a process ended that left no result: by exit status, or by minus a signal."""
+    if code >= 0:
+        return f"ended with exit status {code}"
+    name = signal.Signals(-code).name
+    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

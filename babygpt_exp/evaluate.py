@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babygpt_exp.cli import errors_in_a_line
+from babygpt_exp.command import errors_in_a_line, let_threads_sleep
 from babygpt_exp.errors import ConfigError, UserError
 from streamer.cli import Parser
 
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     check(parser, arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training does
+    let_threads_sleep()
     with errors_in_a_line():
         print(json.dumps(figures(arguments)))
 
@@ -49,7 +48,11 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m babygpt_exp.evaluate",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            "python -m babygpt_exp.evaluate outputs/DATE/TIME --text my_texts/",
+            "python -m babygpt_exp.evaluate outputs/DATE/TIME --text a.txt --checkpoint best",
+            "python -m babygpt_exp.evaluate outputs/DATE/TIME --tasks lambada_openai",
+        ),
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder or a checkpoint file")

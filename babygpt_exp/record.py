@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from babygpt_exp.config import Config
 from babygpt_exp.errors import RunInterrupted, UserError, exit_status, one_line
 from babygpt_exp.folder import RunFolder
+from babygpt_exp.job import Job
 from babygpt_exp.parallel.ranks import Ranks
 from babygpt_exp.summary import first_summary
 from babygpt_exp.tracking import RunLogger
-
-if TYPE_CHECKING:
-    from babygpt_exp.callbacks.metrics import Metrics
-    from babygpt_exp.saved import SavedRun
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run's place: what it was called with, and where it belongs."""
-
-    folder: Path
-    """Folder of the run; exists."""
-    overrides: list[str]
-    """What the user typed."""
-    distinct: list[str]
-    """Those of them that tell the job from others of its sweep; all without a sweep."""
-    run_id: str
-    """Name of the run for W&B, unique and readable."""
-    sweep: str | None
-    """Name of the sweep that the run belongs to."""
-    saved: SavedRun | None = None
-    """What the folder has of the run already, if it goes on."""
-
-    @property
-    def names(self) -> dict[str, Any]:
-        """What a run that goes on must know of its beginning, for summary.json."""
-        return {"run_id": self.run_id, "sweep": self.sweep, "distinct": self.distinct}
 
 
 class Record:
     """A context that writes summary.json first and last, and closes the loggers truly.
 
-    `loggers` and `metrics` are set when they exist; what they know at the end is recorded
+    `loggers` and `measured` are set when they exist; what they know at the end is recorded
     also of a run that failed. A run that goes on begins its record only when it has been put
     back to its checkpoint: until then its folder stays as it was. Only the first rank writes; if
     another one failed before it, that one's error is the run's.
@@ -55,7 +28,7 @@ class Record:
         self.job, self.ranks = job, ranks or Ranks()
         self.folder = RunFolder(job.folder)
         self.loggers: list[RunLogger] = []
-        self.metrics: Metrics | None = None
+        self.measured: Callable[[], dict[str, Any]] = dict
         self.summary = first_summary(config.seed, job.overrides) | job.names
         self.has_begun = False
 
@@ -89,8 +62,7 @@ class Record:
             if cause != own:
                 blamed = UserError(cause)
         try:
-            if self.metrics is not None:
-                self.summary |= self.metrics.summary()
+            self.summary |= self.measured()
             for logger in self.loggers:
                 logger.finish(exit_status(error), self.summary)
         finally:

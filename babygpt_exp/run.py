@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from babygpt_exp.config import Config
 from babygpt_exp.folder import locked, remove_empty
+from babygpt_exp.job import Job
 from babygpt_exp.parallel.ranks import join
-from babygpt_exp.record import Job
 from babygpt_exp.resume import PRESET, check
 from babygpt_exp.saved import SavedRun, read_run
-from babygpt_exp.terminal import SilentTerminal, Terminal, open_terminal
+from babygpt_exp.terminal import Terminal, open_terminal
 from babygpt_exp.train import train
 
 
@@ -21,7 +21,7 @@ def run(config: Config, job: Job, *, resume: bool) -> float:
     Where torchrun or SLURM has started several processes, this is one of them.
     """
     with join(config.hardware) as ranks, ExitStack() as stack:
-        terminal: Terminal = open_terminal() if ranks.is_first else SilentTerminal()
+        terminal = open_terminal() if ranks.is_first else Terminal()
         own_folder = job.folder
         found = ranks.from_first(lambda: first_part(config, job, resume, terminal, stack))
         if not ranks.is_first:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from babygpt_exp.config_tree import Branch, plain_lines, rich_tree
 from babygpt_exp.tracking.history import Sample
 
 
@@ -20,6 +21,16 @@ def clock_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+BAR_COLUMNS = 12
+"""Width of the progress bar."""
+
+SEPARATOR = " | "
+"""Between values on a line."""
+
+LEAST_NEEDED = ("lr ", "wait ")
+"""How values begin that a narrow terminal goes without, the least needed first."""
 
 
 class Progressing:
@@ -41,6 +52,19 @@ class Progressing:
     @property
     def text(self) -> str:
         """The line, without the step."""
+        return SEPARATOR.join(self.parts)
+
+    def fitted(self, columns: int) -> str:
+        """The line without what is least needed, where there are only so many columns."""
+        parts = self.parts
+        for name in LEAST_NEEDED:
+            if len(SEPARATOR.join(parts)) > columns:
+                parts = [part for part in parts if not part.startswith(name)]
+        return SEPARATOR.join(parts)
+
+    @property
+    def parts(self) -> list[str]:
+        """Each value in words."""
         row, parts = self.row, []
         if "train/loss" in row:
             parts.append(f"loss {row['train/loss']:.3f}")
@@ -53,17 +77,20 @@ class Progressing:
         if self.step:  # before the first one nothing is known of their speed
             left = (self.num_steps - self.step) * row.get("seconds", 0.0) / self.step
             parts.append(f"{clock_text(left)} left")
-        return " | ".join(parts)
+        return parts
 
 
-class Terminal(Protocol):
-    """Where a run reports to people."""
+class Terminal:
+    """Where a run reports to people. This one is silent: of the ranks of a run one speaks."""
 
     def say(self, text: str) -> None:
         """A line about what is going on."""
 
     def table(self, title: str, rows: Mapping[str, str]) -> None:
         """Names and values, before the run and after it."""
+
+    def config(self, tree: Sequence[Branch]) -> None:
+        """The config of the run, with what was changed marked."""
 
     def begin(self, num_steps: int) -> None:
         """Training starts."""
@@ -78,29 +105,7 @@ class Terminal(Protocol):
         """Training has ended, however."""
 
 
-class SilentTerminal:
-    """Of the ranks of a run one speaks; the others have this."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def table(self, title: str, rows: Mapping[str, str]) -> None:
-        """Nothing."""
-
-    def begin(self, num_steps: int) -> None:
-        """Nothing."""
-
-    def row(self, row: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def samples(self, samples: list[Sample]) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-
-class RichTerminal:
+class RichTerminal(Terminal):
     """A live progress bar, and a panel for each sample."""
 
     def __init__(self, console: Console) -> None:
@@ -122,12 +127,16 @@ class RichTerminal:
             table.add_row(name, Text(value))
         self.console.print(table)
 
+    def config(self, tree: Sequence[Branch]) -> None:
+        """A tree, a line a group."""
+        self.console.print(rich_tree(tree, self.console.width))
+
     def begin(self, num_steps: int) -> None:
         """Show the bar."""
         self._state = Progressing(num_steps)
         self._progress = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=BAR_COLUMNS),
             TextColumn("{task.description}"),
             console=self.console,
             refresh_per_second=4,
@@ -139,8 +148,10 @@ class RichTerminal:
         """Move the bar."""
         self._state.update(row)
         if self._progress is not None:
+            step = f"step {self._state.step}/{self._state.num_steps}"
+            room = self.console.width - len(step) - BAR_COLUMNS - 2
             self._progress.update(
-                self._task, completed=self._state.step, description=self._state.text
+                self._task, completed=self._state.step, description=self._state.fitted(room)
             )
 
     def samples(self, samples: list[Sample]) -> None:
@@ -157,7 +168,7 @@ class RichTerminal:
             self._progress = None
 
 
-class PlainTerminal:
+class PlainTerminal(Terminal):
     """One line an event, at most a hundred for the steps of a run; no escape codes."""
 
     def __init__(self) -> None:
@@ -174,6 +185,11 @@ class PlainTerminal:
         width = max(map(len, rows), default=0)
         for name, value in rows.items():
             self.say(f"  {name:<{width}}  {value}")
+
+    def config(self, tree: Sequence[Branch]) -> None:
+        """A line a group with something changed, and one for the rest."""
+        for line in plain_lines(tree):
+            self.say(line)
 
     def begin(self, num_steps: int) -> None:
         """Nothing to show yet."""

@@ -106,3 +106,14 @@ def convert_sequence(value: Any, hint: Any) -> list[Any] | tuple[Any, ...]:
     if len(value) != len(inner):
         raise TypeError(f"must have {len(inner)} items")
     return tuple(convert(item, kind) for item, kind in zip(value, inner, strict=True))
+
+
+def refuse(asked: object, rules: dict[str, tuple[bool, str]]) -> None:
+    """ValueError that names every field that breaks its rule."""
+    problems = [
+        f"{name}={getattr(asked, name)} must be {what}"
+        for name, (holds, what) in rules.items()
+        if not holds
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))

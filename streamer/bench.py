@@ -52,7 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> Parser:
     """The options of `python -m streamer.bench`."""
-    parser = Parser(prog="python -m streamer.bench", description=__doc__, allow_abbrev=False)
+    parser = Parser(
+        prog="python -m streamer.bench",
+        description="Measure how fast text becomes tokens here, and how fast they are served.\n"
+        "Prints one JSON object.",
+        examples=(
+            "python -m streamer.bench",
+            "python -m streamer.bench --source my_texts/ --clients 1 8 --seconds 2 --repeats 1",
+        ),
+        allow_abbrev=False,
+    )
     parser.add_argument("--source", help="corpus (default: 16 MB of generated words)")
     parser.add_argument("--column", default="text", help="its column or field (default: text)")
     parser.add_argument(
@@ -67,7 +76,7 @@ def build_parser() -> Parser:
         metavar="N",
         help="clients that read at once, one run each (default: 1 4 16)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="of each run (default: 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (default: 3)")
     return parser
 
 

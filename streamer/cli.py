@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import dataclasses
 import difflib
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,28 @@ from streamer.sources.address import shown
 from streamer.sources.spec import ON_BAD_DOCUMENT, SourceSpec, split_weight
 from streamer.sources.template import Template
 
+HELP_COLUMNS = 100
+"""Width that help does not exceed, also where the terminal is wider."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help no wider than HELP_COLUMNS, and descriptions as they are written."""
+
+    def __init__(self, prog: str) -> None:
+        columns = min(shutil.get_terminal_size().columns, HELP_COLUMNS)
+        super().__init__(prog, width=columns - 2)
+
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line; its help ends with examples, command lines that work."""
+
+    def __init__(
+        self, *, examples: Sequence[str] = (), epilog: str | None = None, **options: Any
+    ) -> None:
+        lines = "\n".join(["examples:", *(f"  {line}" for line in examples)])
+        parts = [epilog, lines if examples else None]
+        options.setdefault("formatter_class", HelpFormatter)
+        super().__init__(epilog="\n\n".join(filter(None, parts)), **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{one_line(message)} (see {self.prog} --help)\n")
@@ -35,7 +55,13 @@ def build_parser() -> Parser:
     """The options of `python -m streamer`."""
     parser = Parser(
         prog="python -m streamer",
-        description="Serve a text corpus as token batches over a WebSocket.",
+        description="Serve a text corpus as token batches over a WebSocket. Prints where once it\n"
+        "is ready, and serves until Ctrl-C or SIGTERM.",
+        examples=(
+            "python -m streamer --source my_texts/",
+            "python -m streamer --source my_texts/=3 --source more_texts/ --port 9000",
+            "python -m streamer --source my_texts/ --host 0.0.0.0 --token-file tokens.txt",
+        ),
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -60,7 +86,8 @@ def build_parser() -> Parser:
         "--on-bad-document",
         choices=ON_BAD_DOCUMENT,
         default="error",
-        help="what a document that cannot be read does: end the stream, or be left out",
+        help="what a document that cannot be read does: end the stream, or be left out "
+        "(default: error)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     parser.add_argument(
@@ -73,7 +100,7 @@ def build_parser() -> Parser:
         "--cache-gb",
         type=float,
         default=DEFAULT_MAX_BYTES / 1e9,
-        help="size up to which it grows; what was not used for longest goes first "
+        help="size in GB up to which it grows; what was not used for longest goes first "
         "(default: %(default)g)",
     )
     _add_access(parser)

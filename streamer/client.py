@@ -11,14 +11,13 @@ import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import aiohttp
-from aiohttp import hdrs
 
-from streamer.access import AccessError, client_context, client_token
+from streamer.access import AccessError, client_context
 from streamer.background import Background
+from streamer.closing import Closing
 from streamer.protocol import MAX_CREDIT
 from streamer.stream import Batch, Stream, StreamRequest
 from streamer.transport import (
@@ -26,7 +25,9 @@ from streamer.transport import (
     StreamError,
     TransientError,
     connected,
+    open_session,
     receive,
+    token_headers,
     with_retries,
 )
 
@@ -37,10 +38,9 @@ PAGE_BYTES = 4 << 20
 AHEAD_BYTES = 2 << 20
 """Enough to hide the way to a server in the same building, and nothing in memory."""
 FEWEST_AHEAD = 8
-SOCKET_CONNECT_SECONDS = 5.0
 
 
-class StreamClient:
+class StreamClient(Closing):
     """Talks to the servers at `urls` (ws://host:port/ws), any of which may answer.
 
     Every method may be called from any thread. All raise StreamError: at once for what is wrong
@@ -64,13 +64,10 @@ class StreamClient:
         if isinstance(urls, str) or not urls:
             raise ValueError("urls must be a list of at least one address")
         self.urls = list(urls)
-        try:
-            self._token = client_token(token)
-        except AccessError as error:
-            raise StreamError("unauthorized", "token", str(error)) from error
+        headers = token_headers(token)
         try:
             secure = ca_file is not None or any(url.startswith("wss:") for url in urls)
-            self._tls = client_context(ca_file) if secure else True
+            tls = client_context(ca_file) if secure else True
         except AccessError as error:
             raise StreamError("refused", "ca_file", str(error)) from error
         self.deadline_seconds = deadline_seconds
@@ -78,7 +75,7 @@ class StreamClient:
         self._streams: list[Stream] = []
         self._lock = threading.Lock()
         self._background = Background("stream-client")
-        self._session = self._background.call(self._new_session())
+        self._session = self._background.call(open_session(headers, tls))
 
     def info(self) -> dict[str, Any]:
         """What the server says of itself: version, protocol, limits, sources."""
@@ -146,26 +143,8 @@ class StreamClient:
             self._background.call(self._session.close())
             self._background.close()
 
-    def __enter__(self) -> StreamClient:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _deadline(self) -> Deadline:
         return Deadline(self.deadline_seconds)
-
-    async def _new_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls, limit=0),
-            headers={hdrs.AUTHORIZATION: f"Bearer {self._token}"} if self._token else {},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=SOCKET_CONNECT_SECONDS),
-        )
 
     async def _request(self, message: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         async def attempt(url: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from streamer.fields import Fields, bad_field
 from streamer.library import Library, as_request_error
 from streamer.logs import event
 from streamer.messages import dump, parse, parse_flat
-from streamer.metrics import ENDED, ConnectionRecord, Metrics, StreamRecord
+from streamer.metrics import ENDED, ConnectionRecord, Metrics, StreamRecord, note_error
 from streamer.pages import read_page
 from streamer.plan import source_payload
 from streamer.protocol import MAX_CREDIT, SUBPROTOCOL, Limits
@@ -263,14 +263,8 @@ class Connection:
 
     async def _refuse(self, error: RequestError, context: Reply) -> None:
         self._num_errors += 1
-        payload = error.payload()
-        code, field, message = (str(payload[key]) for key in ("code", "field", "message"))
-        peer = self._record.peer
-        self._metrics.count_error(peer, code, field, message)
-        event(
-            log, logging.INFO, "error", peer=peer, code=code, field=field or None, message=message
-        )
-        await self._send_json({**payload, **context})
+        told = note_error(log, self._metrics, self._record.peer, error)
+        await self._send_json({**told, **context})
         if self._num_errors >= self._limits.errors and not self._socket.closed:
             await self._close(WSCloseCode.POLICY_VIOLATION, "too many errors")
 

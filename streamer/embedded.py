@@ -10,10 +10,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from streamer.access import SERVER_TOKEN_VARIABLE
+from streamer.closing import Closing
 
 STOP_SECONDS = 4.5
 """After SIGTERM and this long, the process is killed."""
@@ -23,7 +23,7 @@ class EmbeddedStreamerError(Exception):
     """The server did not start; the message is its own, one line."""
 
 
-class EmbeddedStreamer:
+class EmbeddedStreamer(Closing):
     """Serves `sources` (PATH_OR_URL[=WEIGHT]) at `.url` between entering and leaving.
 
     The process has its own session, so that Ctrl-C in a terminal reaches only its user, who stops
@@ -58,7 +58,7 @@ class EmbeddedStreamer:
         if cache_dir is not None:
             self._command.append(f"--cache-dir={cache_dir}")
 
-    def __enter__(self) -> EmbeddedStreamer:
+    def __enter__(self) -> Self:
         package_parent = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
         with self._open_log() as log:
@@ -77,14 +77,6 @@ class EmbeddedStreamer:
                 self.close()
                 raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def restart_if_ended(self) -> None:
         """Starts a server that has ended again, at the same address: its clients come back.

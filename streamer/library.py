@@ -1,4 +1,4 @@
-"""The library: one source, its tokenizers and its prepared shards, shared by all streams.
+"""The library: what is served, its tokenizers and its prepared shards, shared by all streams.
 
 Everything slow happens in threads; whoever asks for the same shard waits for the same work.
 """

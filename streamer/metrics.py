@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 import time
@@ -10,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from streamer.cursor import Cursor
+from streamer.errors import RequestError
+from streamer.logs import event
 
 HISTORY_SECONDS = 180
 """How far back the rates of the status page go."""
@@ -167,17 +170,26 @@ class Metrics:
         for connection in self.connections:
             yield from connection.streams.values()
 
-    def count_error(self, peer: str, code: str, name: str, message: str) -> None:
-        """Counts an error that a client is told."""
-        self.errors[code] += 1
-        self.last_errors.append(ErrorRecord(time.time(), peer, code, name, message))
-
     def count_cache(self, kind: str, *, hit: bool) -> None:
         """Counts a look into a cache: `memory` or `disk` of tokens, `text` or `document` of text.
 
         The first of each is in memory, the second on disk.
         """
         (self.cache_hits if hit else self.cache_misses)[kind] += 1
+
+
+def note_error(
+    log: logging.Logger, metrics: Metrics, peer: str, error: RequestError
+) -> dict[str, object]:
+    """Counts and logs an error that a client is told; returns what there is to tell."""
+    told = error.payload()
+    code, field_name, message = (str(told[key]) for key in ("code", "field", "message"))
+    metrics.errors[code] += 1
+    metrics.last_errors.append(ErrorRecord(time.time(), peer, code, field_name, message))
+    event(
+        log, logging.INFO, "error", peer=peer, code=code, field=field_name or None, message=message
+    )
+    return told
 
 
 def rate(totals: deque[int]) -> float:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
+from aiohttp import hdrs
 
-from streamer.access import TOKEN_VARIABLE, without_secrets
+from streamer.access import TOKEN_VARIABLE, AccessError, client_token, without_secrets
 from streamer.errors import one_line
 from streamer.protocol import HEARTBEAT_SECONDS, MAX_FRAME_BYTES, PREPARING_SECONDS, SUBPROTOCOL
 
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
+SOCKET_CONNECT_SECONDS = 5.0
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 10.0
 DELAY_SHARE = 0.2
@@ -56,6 +59,29 @@ class TransientError(Exception):
 
 
 FAULTS = (TransientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
+
+
+def token_headers(token: str | None) -> dict[str, str]:
+    """What a client sends of its token; StreamError for one that cannot be sent.
+
+    Where it is None, that of the environment variable BABYGPT_STREAM_TOKEN is taken.
+    """
+    try:
+        known = client_token(token)
+    except AccessError as error:
+        raise StreamError("unauthorized", "token", str(error)) from error
+    return {hdrs.AUTHORIZATION: f"Bearer {known}"} if known else {}
+
+
+async def open_session(
+    headers: dict[str, str], tls: ssl.SSLContext | bool = True
+) -> aiohttp.ClientSession:
+    """All connections of a client: no bound on their number or duration, one on their beginning."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=SOCKET_CONNECT_SECONDS),
+    )
 
 
 @asynccontextmanager

@@ -27,7 +27,8 @@ SECONDS = 60
 
 def find_chromium() -> str | None:
     """The browser's command; None where there is none."""
-    return shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 class Chromium:

@@ -22,8 +22,9 @@ from experiment_harness import REPOSITORY, command, read_summary
 
 from babygpt_exp.data.config import InstructionsConfig
 from babygpt_exp.generation.engine import Engine
-from babygpt_exp.generation.request import Request, Settings
+from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import generate
+from babygpt_exp.sampling import Settings
 from babygpt_exp.trained import Trained, load_trained
 from streamer.split import is_validation
 

@@ -15,6 +15,8 @@ from babygpt_exp.bench.cli import compose_config, main
 from babygpt_exp.bench.endless import endless
 from babygpt_exp.bench.windows import Window, ratios
 
+pytestmark = pytest.mark.slow
+
 RATES = (
     "tokens_per_s",
     "bare_loop_tokens_per_s",

@@ -8,6 +8,8 @@ import pytest
 import torch
 from experiment_harness import TINY, TinyRun, read_rows, run
 
+pytestmark = pytest.mark.slow
+
 MEASURED = ("seconds", "perf/tokens_per_s", "perf/data_wait_frac", "perf/mfu", "perf/memory_mb")
 """Columns that depend on the machine; all others depend on the seed alone."""
 

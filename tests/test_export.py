@@ -22,9 +22,10 @@ from babygpt_exp.export.architectures import refused
 from babygpt_exp.export.cli import main
 from babygpt_exp.export.folder import export
 from babygpt_exp.generation.engine import Engine
-from babygpt_exp.generation.request import Request, Settings
+from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import generate
 from babygpt_exp.model import ArchConfig, ModelConfig, build_model
+from babygpt_exp.sampling import Settings
 from babygpt_exp.trained import Trained, load_trained
 
 pytest.importorskip("safetensors", reason="needs the extra export")

@@ -31,6 +31,8 @@ from experiment_harness import (
 
 from babygpt_exp.tracking.history import COLUMNS
 
+pytestmark = pytest.mark.slow
+
 LOOPBACK_UP = """
 import fcntl, os, socket, struct, sys
 with socket.socket() as handle:  # SIOCSIFFLAGS: lo is up and running

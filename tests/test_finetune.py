@@ -25,11 +25,14 @@ from omegaconf import DictConfig, OmegaConf
 from babygpt_exp.config import load
 from babygpt_exp.errors import ConfigError
 from babygpt_exp.generation.engine import Engine
-from babygpt_exp.generation.request import Request, Settings
+from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import generate
 from babygpt_exp.initial import with_initial_model
 from babygpt_exp.options import CONF
+from babygpt_exp.sampling import Settings
 from babygpt_exp.trained import load_trained
+
+pytestmark = pytest.mark.slow
 
 ANSWER = "Yes, it is."
 SHORT = (

@@ -9,40 +9,27 @@ from typing import Any
 import pytest
 import torch
 from experiment_harness import architecture
+from generation_harness import (
+    ENDLESS,
+    GREEDY,
+    PROMPTS,
+    TOKENIZER,
+    VOCABULARY,
+    plain_greedy,
+    requests,
+    run,
+    shaken,
+    tokens,
+)
 
 from babygpt_exp.generation.engine import Engine, Written, num_rows
-from babygpt_exp.generation.request import Request, Settings
+from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.sampler import Sampler
 from babygpt_exp.generation.texts import for_writing, generate
 from babygpt_exp.model import Decoder, ModelConfig, build_model
+from babygpt_exp.sampling import Settings
 from babygpt_exp.serving.cli import warm_up
-from babygpt_exp.tokenizer import TextTokenizer, train_bpe
-
-CONTEXT = 16
-TOKENIZER = train_bpe(257, [])
-"""A byte a token, and the end of text."""
-ENDLESS = TextTokenizer(TOKENIZER.inner, end_of_text=-1)
-VOCABULARY = TOKENIZER.vocab_size
-GREEDY = Settings(temperature=0.0)
-PROMPTS = tuple(tuple(range(60, 60 + size)) for size in (1, 5, 15, 16, 40))
-"""Shorter than the context, as long, and longer."""
-SETTINGS = (
-    Settings(seed=1),
-    Settings(seed=2, temperature=0.7, top_k=20),
-    GREEDY,
-    Settings(seed=3, top_p=0.8, repetition_penalty=1.3),
-    Settings(seed=4, temperature=1.5, top_k=50, top_p=0.9, min_p=0.02),
-)
-
-
-def shaken(arch: str) -> Decoder:
-    """A small model whose logits differ from token to token."""
-    torch.manual_seed(1)
-    size = ModelConfig(2, 32, 4, CONTEXT, 64, 640)
-    made = build_model(size, architecture(arch), VOCABULARY).requires_grad_(False)
-    for p in made.parameters():
-        p += 0.3 * torch.randn_like(p)
-    return made
+from babygpt_exp.tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module", params=["modern", "llama", "gpt2", "eir"])
@@ -53,38 +40,6 @@ def model(request: pytest.FixtureRequest) -> Decoder:
 @pytest.fixture(scope="module")
 def modern() -> Decoder:
     return shaken("modern")
-
-
-def requests(count: int = 24, chosen: tuple[Settings, ...] = SETTINGS) -> list[Request]:
-    return [Request(prompt, count, one) for prompt, one in zip(PROMPTS, chosen, strict=True)]
-
-
-def tokens(
-    model: Decoder, asked: list[Request], num_slots: int = 3, **options: Any
-) -> list[list[int]]:
-    engine = Engine(model, ENDLESS, num_slots, **options)
-    return [generated.tokens for generated in generate(engine, asked)]
-
-
-def run(engine: Engine) -> list[Written]:
-    """All that is written until no text is left."""
-    found = []
-    while engine.is_busy:
-        found += engine.step()
-    return found
-
-
-def plain_greedy(model: Decoder, prompt: tuple[int, ...], count: int) -> list[int]:
-    """The likeliest tokens, by as few lines as can be."""
-    text = list(prompt)
-    start = max(0, len(text) - CONTEXT)
-    for _ in range(count):
-        if len(text) - start > CONTEXT:
-            start = len(text) - CONTEXT // 2
-        with torch.no_grad():
-            hidden = model.hidden(torch.tensor([text[start:]]))
-        text.append(int(model.logits(hidden[0, -1]).argmax()))
-    return text[len(prompt) :]
 
 
 class TestTexts:
@@ -318,35 +273,3 @@ def test_weights_in_another_type_are_a_copy(model: Decoder) -> None:
     is_tied = model.lm_head.weight is model.embedding.weight
     assert (copied.lm_head.weight is copied.embedding.weight) == is_tied
     assert len(tokens(copied, requests(5))[0]) == 5
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"temperature": -1.0}, "temperature=-1.0"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"top_k": -1}, "top_k"),
-        ({"top_p": 0.0}, "top_p"),
-        ({"top_p": 1.1}, "top_p"),
-        ({"min_p": -0.1}, "min_p"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty"),
-        ({"seed": -1}, "seed"),
-    ],
-)
-def test_settings_refuse(change: dict[str, Any], word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        Settings(**change)
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"prompt": ()}, "prompt"),
-        ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"stop": ("",)}, "stop"),
-        ({"num_top_logprobs": -1}, "num_top_logprobs"),
-    ],
-)
-def test_requests_refuse(change: dict[str, Any], word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        replace(Request((1,), 1, GREEDY), **change)

@@ -27,6 +27,8 @@ from babygpt_exp.sweep.ray_jobs import connect
 from babygpt_exp.sweep.spawned import Parcel
 from hydra_plugins.babygpt_launcher import base
 
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
 if find_spec("ray") is None:
     pytest.skip("needs Ray", allow_module_level=True)
 

@@ -23,6 +23,8 @@ from sweep_harness import RunningSweep, learned
 
 from babygpt_exp.errors import ConfigError, RunInterrupted
 
+pytestmark = pytest.mark.slow
+
 if find_spec("submitit") is None:
     pytest.skip("needs submitit", allow_module_level=True)
 

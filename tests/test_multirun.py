@@ -16,6 +16,8 @@ from experiment_harness import (
 )
 from wandb_harness import assert_sweep_same, read_sweep
 
+pytestmark = pytest.mark.slow
+
 SHORT = (*TINY, "run.max_tokens=4096", "hydra/launcher=basic")
 
 

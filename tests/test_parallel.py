@@ -23,6 +23,8 @@ from babygpt_exp.parallel.ranks import LOST, Place, found_place
 from babygpt_exp.parallel.start import died, outcome
 from babygpt_exp.summary import first_summary
 
+pytestmark = pytest.mark.slow
+
 LEARNED = ("step", "tokens", "train/loss", "val/loss", "val/bpb", "lr")
 
 EQUAL = (

@@ -13,6 +13,8 @@ from babygpt_exp import peak
 from babygpt_exp.hardware import Machine, PrecisionConfig
 from babygpt_exp.peak import least_seconds, matmul_dtype, measure_peak, measure_roof
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SMALL_PEAK = (
     "import babygpt_exp.peak as peak; peak.PEAK_SIZE, peak.WORTH_SECONDS = 512, 0.0\n"

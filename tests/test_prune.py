@@ -24,6 +24,8 @@ from babygpt_exp.pruner import (
 )
 from babygpt_exp.tracking.history import csv_text
 
+pytestmark = pytest.mark.slow
+
 CURVE = ((100, 4.0), (200, 3.0), (400, 2.0))
 
 

@@ -39,6 +39,8 @@ from babygpt_exp.tracking.history import (
     read_history,
 )
 
+pytestmark = pytest.mark.slow
+
 CORPUS = REPOSITORY / "babygpt_exp" / "corpus" / "sample.parquet"
 
 UNEVEN = (

@@ -1,4 +1,4 @@
-"""A whole run, looked at from outside: its folder, its files, its W&B log, its output."""
+"""A whole run, looked at from outside: its folder, its files, its output."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ import pytest
 import torch
 from experiment_harness import (
     TinyRun,
-    of_type,
     read_rows,
     read_samples,
     read_summary,
-    read_wandb,
     streamers_of,
 )
-from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
-from babygpt_exp.config import load
-from babygpt_exp.model import build_model
 from babygpt_exp.tracking.history import COLUMNS
 
 NAMES = {
@@ -58,22 +53,9 @@ def summary(tiny_run: TinyRun) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def last(tiny_run: TinyRun) -> dict[str, Any]:
-    path = tiny_run.folder / "checkpoints" / "last.ckpt"
-    loaded: dict[str, Any] = torch.load(path, weights_only=True)
-    return loaded
-
-
-@pytest.fixture(scope="module")
 def wandb_folder(tiny_run: TinyRun) -> Path:
     (folder,) = tiny_run.folder.glob("wandb/offline-run-*")
     return folder
-
-
-@pytest.fixture(scope="module")
-def records(wandb_folder: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
-    (log,) = wandb_folder.glob("run-*.wandb")
-    return read_wandb(log, environment)
 
 
 class TestProcess:
@@ -281,101 +263,3 @@ class TestSummary:
         text = (tiny_run.folder / "summary.json").read_text()
         json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         assert text == text.rstrip() + "\n"
-
-
-class TestCheckpoint:
-    """last.ckpt and best.ckpt load without running code, and hold everything."""
-
-    def test_weights_fit_the_model(self, last: dict[str, Any], summary: dict[str, Any]) -> None:
-        names = list(last["state_dict"])
-        assert not [name for name in names if "_orig_mod" in name]
-        assert sum(w.numel() for w in last["state_dict"].values()) == summary["parameters"]
-        assert all(torch.isfinite(weight).all() for weight in last["state_dict"].values())
-        assert all(name.startswith("model.") for name in names)
-
-    def test_step(self, last: dict[str, Any]) -> None:
-        assert last["global_step"] == STEPS
-
-    def test_optimizer_and_schedule(self, last: dict[str, Any]) -> None:
-        (optimizer,) = last["optimizer_states"]
-        moments = [state for state in optimizer["state"].values() if "momentum" in state]
-        assert {group["kind"] for group in optimizer["param_groups"]} == {"muon", "adamw"}
-        assert len(moments) == 3  # square, tall and wide matrices
-        (schedule,) = last["lr_schedulers"]
-        assert schedule["last_epoch"] == STEPS
-
-    def test_cursor(self, last: dict[str, Any]) -> None:
-        data = last["StreamDataModule"]
-        assert data["cursor"] is not None
-        assert data["plan"]["sequence_length"] == 64
-        assert data["plan"]["sources"]
-
-    def test_config_tokenizer_and_random_state(
-        self, last: dict[str, Any], tiny_run: TinyRun
-    ) -> None:
-        ours = last["babygpt"]
-        assert ours["config"]["run"]["max_tokens"] == STEPS * BATCH
-        assert ours["tokenizer"] == (tiny_run.folder / "tokenizer.json").read_text()
-        assert ours["tokens"] == STEPS * BATCH
-        assert ours["rng"]["cpu"].dtype == torch.uint8
-
-    def test_best_loads_and_is_no_worse(
-        self, tiny_run: TinyRun, last: dict[str, Any], rows: list[dict[str, str]]
-    ) -> None:
-        best = torch.load(tiny_run.folder / "checkpoints" / "best.ckpt", weights_only=True)
-        scores = {int(row["step"]): float(row["val/bpb"]) for row in rows if row["val/bpb"]}
-        assert best["global_step"] == min(scores, key=lambda step: scores[step])
-        assert set(best["state_dict"]) == set(last["state_dict"])
-
-    def test_weights_load_into_a_bare_model(self, last: dict[str, Any]) -> None:
-        config = load(OmegaConf.create(last["babygpt"]["config"]))
-        model = build_model(config.model, config.arch, 512)
-        weights = {name.removeprefix("model."): w for name, w in last["state_dict"].items()}
-        model.load_state_dict(weights)
-        assert model.logits(model.hidden(torch.zeros(1, 4, dtype=torch.int64))).shape == (1, 4, 512)
-
-
-class TestWandb:
-    """The W&B log, read back with W&B's own reader."""
-
-    def test_curves_equal_the_metrics(
-        self, records: list[dict[str, Any]], rows: list[dict[str, str]]
-    ) -> None:
-        history = [record["item"] for record in of_type(records, "history")]
-        logged = [item for item in history if "samples.path" not in item]
-        ours = [{k: float(v) for k, v in row.items() if v} for row in rows]
-        assert [{k: v for k, v in item.items() if k in COLUMNS} for item in logged] == ours
-
-    def test_samples_table_equals_the_file(
-        self,
-        records: list[dict[str, Any]],
-        wandb_folder: Path,
-        samples: list[dict[str, Any]],
-    ) -> None:
-        history = [record["item"] for record in of_type(records, "history")]
-        paths = [item["samples.path"] for item in history if "samples.path" in item]
-        assert len(paths) == 4
-        table = json.loads((wandb_folder / "files" / paths[-1]).read_text())
-        assert table["columns"] == TABLE
-        assert table["data"] == [[sample[name] for name in TABLE] for sample in samples]
-
-    def test_tokens_are_the_x_axis(self, records: list[dict[str, Any]]) -> None:
-        axes = {
-            metric["name"]: metric.get("step_metric")
-            for metric in of_type(records, "metric")
-            if metric.get("name")
-        }
-        for column in set(COLUMNS) - {"tokens"}:
-            assert axes[column] == "tokens"
-
-    def test_ended_well_and_belongs_to_no_group(self, records: list[dict[str, Any]]) -> None:
-        (end,) = of_type(records, "exit")
-        assert end.get("exit_code", 0) == 0
-        run = of_type(records, "run")[0]
-        assert not run.get("run_group")
-        assert run["project"] == "babygpt"
-
-    def test_config_is_logged(self, records: list[dict[str, Any]]) -> None:
-        text = json.dumps(of_type(records, "run")[0]["config"])
-        assert "max_tokens" in text
-        assert "num_layers" in text

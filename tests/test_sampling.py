@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from babygpt_exp.generation.request import Settings
-from babygpt_exp.sampling import SamplingConfig
+from babygpt_exp.sampling import SamplingConfig, Settings
 
 SAMPLING = SamplingConfig(
     num_auto=1,

@@ -10,6 +10,8 @@ import pytest
 from experiment_harness import QUIET, Outcome, read_summary, run, streamers_of
 from sweep_harness import RunningSweep, learned, started
 
+pytestmark = pytest.mark.slow
+
 STEPS = 60
 SWEEP = (
     *(word for word in QUIET if not word.startswith(("model.num_heads", "model.width"))),

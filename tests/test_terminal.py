@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import html
+import importlib.util
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
+from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 from experiment_harness import REPOSITORY, SECONDS
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
 
+from babygpt_exp.config_tree import Branch, branches, plain_lines, rich_tree
+from babygpt_exp.options import CONF
 from babygpt_exp.terminal import PlainTerminal, Progressing, Terminal, clock_text, open_terminal
 from babygpt_exp.tracking.history import Sample
 
@@ -80,6 +90,13 @@ class TestProgressing:
         assert state.step == 10
         assert "loss 3.250 | val 3.500 = 1.750 bits/byte" in state.text
         assert state.text.endswith("03:00 left")
+
+    def test_a_narrow_terminal_goes_without_what_is_least_needed(self) -> None:
+        state = Progressing(100)
+        state.update(ROW)
+        assert state.fitted(len(state.text)) == state.text
+        assert state.fitted(50) == "loss 3.250 | 1,234 tok/s | wait 1.5% | 03:10 left"
+        assert state.fitted(10) == "loss 3.250 | 1,234 tok/s | 03:10 left"
 
     def test_nothing_is_left_at_the_end(self) -> None:
         state = Progressing(10)
@@ -171,3 +188,99 @@ class TestRich:
 
     def test_shows_the_cursor_again(self, on_a_terminal: str) -> None:
         assert on_a_terminal.rfind("\x1b[?25h") > on_a_terminal.rfind("\x1b[?25l")
+
+
+@pytest.fixture(scope="module")
+def drawing() -> ModuleType:
+    """docs/terminal.py, which draws what a run says."""
+    spec = importlib.util.spec_from_file_location("drawing", REPOSITORY / "docs" / "terminal.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestPicture:
+    """What is left on a terminal in the end, drawn."""
+
+    def test_live_lines_are_there_once(self, drawing: ModuleType, on_a_terminal: str) -> None:
+        lines = drawing.screen(on_a_terminal)
+        assert sum("5/100" in line for line in lines) == 1
+        assert sum("manual sample" in line for line in lines) == 1
+        assert not any("takes longest" in line for line in lines)
+
+    def test_fetches_nothing(self, drawing: ModuleType, on_a_terminal: str) -> None:
+        svg = drawing.picture("python -m babygpt_exp", drawing.screen(on_a_terminal))
+        assert "@font-face" not in svg
+        assert "url(http" not in svg
+        assert "[red]hello" in html.unescape(svg).replace("\xa0", " ")
+        ElementTree.fromstring(svg)
+
+
+OVERRIDES = ["experiment=nanogpt", "model=nano", "optimizer.lr=1e-3", "~pruner", "seed=3"]
+
+
+def tree(*overrides: str) -> list[Branch]:
+    """The tree of the config that overrides compose."""
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        composed = compose("config", [word for word in overrides if not word.startswith("~")])
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    del plain["resume"]
+    return branches({str(key): value for key, value in plain.items()}, overrides)
+
+
+class TestConfigTree:
+    """A line a group, with what was changed marked."""
+
+    def test_typed_and_preset_are_told_apart(self) -> None:
+        found = {branch.name: branch for branch in tree(*OVERRIDES)}
+        assert (found["experiment"].option, found["experiment"].mark) == ("nanogpt", "*")
+        assert (found["model"].option, found["model"].mark) == ("nano", "*")
+        assert (found["arch"].option, found["arch"].mark) == ("gpt2", "+")
+        assert (found["data"].option, found["data"].mark) == ("sample", "")
+        assert [str(entry) for entry in found["optimizer"].changed] == [
+            *("*lr=0.001", "+betas=[0.9, 0.95]", "+weight_decay=0.1", "+clip=1.0"),
+        ]
+        assert [str(entry) for entry in found[""].changed] == ["*seed=3"]
+
+    def test_in_a_pipe_only_what_was_changed(self) -> None:
+        lines = plain_lines(tree(*OVERRIDES))
+        text = "\n".join(lines)
+        assert lines[0] == "config (* typed, + from a preset)"
+        assert "  + schedule    cosine +warmup=0.02 +final=0.1" in lines
+        assert "num_layers" not in text
+        assert "as in conf/ data=sample tokenizer=bpe" in text
+        assert len(lines) <= 20
+        assert max(map(len, lines)) <= 100
+
+    def test_nothing_changed(self) -> None:
+        lines = plain_lines(tree())
+        assert len(lines) == 3
+        assert "model=baby" in lines[1]
+
+    @pytest.mark.parametrize("columns", [80, 120])
+    def test_on_a_terminal(self, columns: int) -> None:
+        console = Console(width=columns, file=io.StringIO(), force_terminal=True, record=True)
+        console.print(rich_tree(tree(*OVERRIDES), columns))
+        styled = console.export_text(styles=True, clear=False)
+        assert re.search(r"\x1b\[1;33m[^\n]*\*lr=0.001", styled)
+        assert re.search(r"\x1b\[1;36m[^\n]*\+clip=1.0", styled)
+        assert re.search(r"\x1b\[2m[^\n]*vocab_size=8192", styled)
+        lines = console.export_text().splitlines()
+        assert len(lines) <= 20
+        assert max(map(len, lines)) <= columns
+        assert any("* model" in line and "nano" in line for line in lines)
+
+    def test_an_option_without_a_name_is_known_by_its_values(self) -> None:
+        found = {branch.name: branch for branch in tree("model.width=64", "model.num_heads=2")}
+        assert (found["model"].option, found["model"].mark) == ("baby", "")
+        values = {"num_layers": 7, "width": 1, "num_heads": 1, "context": 1}
+        (only, _) = branches({"model": values}, [])
+        assert only.option == ""
+
+    def test_long_values_are_cut(self) -> None:
+        (found,) = [b for b in tree("data=local", f"data.source=/{'a' * 200}") if b.name == "data"]
+        assert len(str(found.changed[0])) < 70
+        assert "..." in str(found.changed[0])

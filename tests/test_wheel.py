@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from experiment_harness import QUIET, REPOSITORY, SECONDS, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:

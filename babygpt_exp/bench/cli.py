@@ -5,43 +5,30 @@ Standard output has one JSON object and nothing else; what goes on is said on st
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 
-from babygpt_exp.cli import errors_in_a_line
-from babygpt_exp.options import CONF, options
+from babygpt_exp.bench.settings import BenchSettings
+from babygpt_exp.command import errors_in_a_line, let_threads_sleep
+from babygpt_exp.options import CONF, groups_text
 from streamer.cli import Parser
 
 if TYPE_CHECKING:
     from babygpt_exp.config import Config
 
 
-@dataclass(frozen=True)
-class BenchSettings:
-    """What the benchmark itself can be told."""
-
-    overrides: list[str]
-    """Overrides of the configuration, as for training."""
-    seconds: float
-    """Least length of each window: of training, of the bare loop, of the stream, of the peak."""
-    pairs: int
-    """Windows of the bare loop; there is one more of training, around them."""
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `babygpt-bench` and of `python -m babygpt_exp.bench`."""
     settings = read_arguments(argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training does
+    let_threads_sleep()
     with errors_in_a_line():
         config = compose_config(settings.overrides)
         from babygpt_exp.bench.figures import measure
@@ -70,18 +57,18 @@ def read_arguments(argv: Sequence[str] | None) -> BenchSettings:
 
 def build_parser() -> Parser:
     """The options of `python -m babygpt_exp.bench`."""
-    groups = "\n".join(
-        f"  {path.name}: {', '.join(options(path.name))}" for path in sorted(CONF.glob("*/"))
-    )
     parser = Parser(
         prog="python -m babygpt_exp.bench",
         description="Measure how fast a configuration trains here, against a bare loop in plain\n"
         "PyTorch, against the peak of this machine and against its stream; and how fast it\n"
         "writes. Prints one JSON object and leaves nothing behind. On two cores it takes about\n"
         "a minute for model=nano and four for model=baby.",
-        epilog=f"groups and their options (group=option), as in training:\n{groups}\n\n"
-        "python -m babygpt_exp --help lists the values (key=value) and their defaults",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"groups and their options (group=option), as in training:\n{groups_text()}\n\n"
+        "python -m babygpt_exp --cfg job lists the values (key=value) and their defaults",
+        examples=(
+            "python -m babygpt_exp.bench model=nano --seconds 1 --pairs 2",
+            "python -m babygpt_exp.bench model=baby optimizer=adamw precision=32-true",
+        ),
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -91,7 +78,7 @@ def build_parser() -> Parser:
         "--seconds",
         type=float,
         default=3.0,
-        help="least length of each window; a window has three steps at least (default: 3)",
+        help="least seconds of each window; a window has three steps at least (default: 3)",
     )
     parser.add_argument(
         "--pairs",

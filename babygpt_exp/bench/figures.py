@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from babygpt_exp.bench.cli import BenchSettings
+from babygpt_exp.assembly import Experiment, build
 from babygpt_exp.bench.endless import endless
 from babygpt_exp.bench.generation import generation_figures
 from babygpt_exp.bench.memory import forget_peak_memory, memory_figures
+from babygpt_exp.bench.settings import BenchSettings
 from babygpt_exp.bench.windows import (
     WARMUP_STEPS,
     WINDOW_STEPS,
@@ -29,12 +30,13 @@ from babygpt_exp.data.module import StreamDataModule
 from babygpt_exp.errors import UserError
 from babygpt_exp.flops import flops_per_token, utilization
 from babygpt_exp.hardware import choose_machine
+from babygpt_exp.job import Job
 from babygpt_exp.model import Decoder
 from babygpt_exp.peak import matmul_dtype, measure_peak, measure_roof
-from babygpt_exp.record import Job, Record
+from babygpt_exp.record import Record
 from babygpt_exp.summary import git_commit, versions
 from babygpt_exp.terminal import PlainTerminal, clock_text
-from babygpt_exp.train import Experiment, build, seed
+from babygpt_exp.train import seed
 
 COMPILE_SECONDS = 40.0
 """What compiling takes on two cores, for the estimate."""

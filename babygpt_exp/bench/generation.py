@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from babygpt_exp.generation.engine import Engine
-from babygpt_exp.generation.request import Request, Settings
+from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import for_writing
 from babygpt_exp.model import Decoder
 from babygpt_exp.peak import synchronize
+from babygpt_exp.sampling import Settings
 from babygpt_exp.tokenizer import TextTokenizer
 
 BATCH = 32

@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch._dynamo.utils import counters
 
-from babygpt_exp.bench.cli import BenchSettings
+from babygpt_exp.bench.settings import BenchSettings
 from babygpt_exp.callbacks.metrics import Clock
 from babygpt_exp.callbacks.stop import StopSignals
 from babygpt_exp.config import Config

@@ -12,8 +12,9 @@ from babygpt_exp.errors import ConfigError
 from babygpt_exp.evaluation.likelihood import loglikelihood, loglikelihood_rolling
 from babygpt_exp.evaluation.scoring import BATCH
 from babygpt_exp.generation.engine import Engine
-from babygpt_exp.generation.request import Request, Settings
+from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import generate
+from babygpt_exp.sampling import Settings
 from babygpt_exp.trained import Trained
 
 MAX_NEW_TOKENS = 256

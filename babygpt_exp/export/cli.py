@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from babygpt_exp.cli import errors_in_a_line
+from babygpt_exp.command import errors_in_a_line
 from babygpt_exp.errors import ConfigError
 from streamer.cli import Parser
 
@@ -27,9 +27,13 @@ def build_parser() -> Parser:
     """The options of `python -m babygpt_exp.export`."""
     parser = Parser(
         prog="python -m babygpt_exp.export",
-        description="Write a trained model as a Hugging Face folder, in float32: arch=modern as "
-        "NanoChat, arch=llama as Llama, arch=gpt2 as GPT-2. Transformers gives the same logits. "
+        description="Write a trained model as a Hugging Face folder, in float32: arch=modern as\n"
+        "NanoChat, arch=llama as Llama, arch=gpt2 as GPT-2. Transformers gives the same logits.\n"
         "What its models have no place for is refused by name.",
+        examples=(
+            "python -m babygpt_exp.export outputs/DATE/TIME my_model/",
+            "python -m babygpt_exp.export outputs/DATE/TIME my_best_model/ --checkpoint best",
+        ),
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder or a checkpoint file")

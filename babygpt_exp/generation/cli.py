@@ -5,19 +5,17 @@ What is slow to import is imported where it is needed: help and mistyped options
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babygpt_exp.cli import errors_in_a_line
+from babygpt_exp.command import errors_in_a_line, let_threads_sleep
 from babygpt_exp.errors import ConfigError, one_line
-from babygpt_exp.generation.request import LARGEST_SEED, Settings
 from babygpt_exp.generation.start import Precision, add_model_options, start_engine
+from babygpt_exp.sampling import LARGEST_SEED, Settings
 from streamer.cli import Parser
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ class Wanted:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `babygpt-generate` and of `python -m babygpt_exp.generate`."""
     wanted = read_arguments(argv)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training does
+    let_threads_sleep()
     with errors_in_a_line():
         write(wanted)
 
@@ -125,7 +123,10 @@ def build_parser() -> Parser:
         epilog="Without --temperature, --top-k and --max-new-tokens the values of the run's own\n"
         "samples are taken. A text longer than the model's context goes on from its last half.\n"
         "The same seed and settings give the same text on the same machine.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            'python -m babygpt_exp.generate outputs/DATE/TIME --prompt "This movie"',
+            "python -m babygpt_exp.generate outputs/DATE/TIME --num-samples 4 --top-k 20 --json",
+        ),
         allow_abbrev=False,
     )
     add_model_options(parser)
@@ -135,7 +136,12 @@ def build_parser() -> Parser:
     )
     prompts.add_argument("--prompt-file", type=Path, metavar="FILE", help="the same, from a file")
     add = parser.add_argument
-    add("--max-new-tokens", type=int, metavar="N", help="most tokens to add")
+    add(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens to add (default: as the run's samples)",
+    )
     add_settings(add)
     add("--num-samples", type=int, default=1, metavar="N", help="samples (default: 1)")
     add(
@@ -156,8 +162,18 @@ def build_parser() -> Parser:
 
 def add_settings(add: Callable[..., Any]) -> None:
     """The options for how tokens are drawn."""
-    add("--temperature", type=float, metavar="T", help="0 takes the likeliest token always")
-    add("--top-k", type=int, metavar="K", help="draw from the likeliest K tokens; 0 from all")
+    add(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="0 takes the likeliest token always (default: as the run's samples)",
+    )
+    add(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="draw from the likeliest K tokens; 0 from all (default: as the run's samples)",
+    )
     add(
         "--top-p",
         type=float,

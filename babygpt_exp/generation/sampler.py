@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from babygpt_exp.generation import filters
-from babygpt_exp.generation.request import Settings
+from babygpt_exp.sampling import Settings
 
 FILTERS: tuple[tuple[str, Callable[[Tensor, Tensor], Tensor], float], ...] = (
     ("top_k", filters.keep_top_k, 0),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,11 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from babygpt_exp.config import Config
 from babygpt_exp.errors import ConfigError, UserError, one_line
 from babygpt_exp.hardware import HardwareConfig, ParallelConfig
+
+if TYPE_CHECKING:
+    from babygpt_exp.config import Config
 
 T = TypeVar("T")
 

@@ -23,13 +23,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from babygpt_exp.config import Config
 from babygpt_exp.data.shared import Address, Key, addresses, know
-from babygpt_exp.errors import RunInterrupted, UserError, one_line
+from babygpt_exp.errors import RunInterrupted, UserError, death, exit_status, one_line
 from babygpt_exp.folder import RunFolder
 from babygpt_exp.hardware import ParallelConfig
+from babygpt_exp.job import Job
 from babygpt_exp.parallel.ranks import LOST
 from babygpt_exp.parent import end_with_parent
 from babygpt_exp.pruner import PrunedValue, RunPruned
-from babygpt_exp.record import Job
 from babygpt_exp.saved import read_summary
 
 VARIABLE = "BABYGPT_RUN"
@@ -138,12 +138,8 @@ def died(failures: Mapping[int, ProcessFailure]) -> str:
     killed = [(rank, failure) for rank, failure in failures.items() if failure.exitcode < 0]
     killed = [pair for pair in killed if pair[1].exitcode != -signal.SIGTERM] or killed
     for rank, failure in killed or failures.items():
-        if failure.exitcode >= 0:
-            return f"rank {rank} ended with exit status {failure.exitcode}"
-        name = signal.Signals(-failure.exitcode).name
-        return f"rank {rank} was killed by {name}" + (
-            " (out of memory?)" if name == "SIGKILL" else ""
-        )
+        was = "was " if failure.exitcode < 0 else ""
+        return f"rank {rank} {was}{death(failure.exitcode)}"
     return ""
 
 
@@ -162,7 +158,7 @@ def main() -> None:
         print(one_line(error), flush=True)
         said = {"value": error.bits_per_byte, "is_pruned": True}
     except (UserError, OSError) as error:
-        code = error.exit_code if isinstance(error, UserError) else UserError.exit_code
+        code = exit_status(error)
         said = {"error": one_line(error), "exit_code": code}
     if os.environ["RANK"] == "0":
         task.answer.write_text(json.dumps(said))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from babygpt_exp.cli import errors_in_a_line
+from babygpt_exp.command import errors_in_a_line
 from babygpt_exp.report.content import Report
 from babygpt_exp.report.runs import is_run
 from babygpt_exp.report.tables import (
@@ -49,8 +49,12 @@ def build_parser() -> Parser:
     """The options of `python -m babygpt_exp.report`."""
     parser = Parser(
         prog="python -m babygpt_exp.report",
-        description="Make the report of a run or of a sweep, again, also while it goes on: "
+        description="Make the report of a run or of a sweep, again, also while it goes on:\n"
         "report.html in its folder, for a sweep summary.csv and summary.md too.",
+        examples=(
+            "python -m babygpt_exp.report outputs/DATE/TIME",
+            "python -m babygpt_exp.report multirun/DATE/TIME",
+        ),
         allow_abbrev=False,
     )
     parser.add_argument(

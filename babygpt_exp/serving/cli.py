@@ -9,14 +9,13 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from babygpt_exp.cli import errors_in_a_line
+from babygpt_exp.command import errors_in_a_line, let_threads_sleep
 from babygpt_exp.errors import UserError, one_line
 from babygpt_exp.generation.start import add_model_options, start_engine
 from streamer.cli import Parser, check_access
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     options = parser.parse_args(argv)
     check(parser, options)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training does
+    let_threads_sleep()
     with errors_in_a_line():
         run(options)
 
@@ -55,7 +54,10 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m babygpt_exp.serve",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            "python -m babygpt_exp.serve outputs/DATE/TIME",
+            "python -m babygpt_exp.serve outputs/DATE/TIME --checkpoint best --port 8000 --compile",
+        ),
         allow_abbrev=False,
     )
     add_model_options(parser)
@@ -168,8 +170,9 @@ def warm_up(engine: Engine) -> None:
 
     A compiled engine compiles a step for every doubling of the longest text, each many seconds.
     """
-    from babygpt_exp.generation.request import Request, Settings
+    from babygpt_exp.generation.request import Request
     from babygpt_exp.model.cache import span
+    from babygpt_exp.sampling import Settings
 
     context = engine.model.context
     spans = {span(size, context) for size in range(1, context + 1)} if engine.compiled else {2}

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from babygpt_exp.errors import UserError, one_line
-from babygpt_exp.generation.request import LARGEST_SEED, Request, Settings
+from babygpt_exp.generation.request import Request
+from babygpt_exp.sampling import LARGEST_SEED, Settings
 from babygpt_exp.serving.errors import Refused
 from babygpt_exp.serving.fields import Fields
 from babygpt_exp.trained import Trained

@@ -69,7 +69,7 @@ class Child(Watched):
             self.pid = os.fork()
         if self.pid == 0:
             become(parent, end, [*foreign, *([] if self.output is None else [self.output])], share)
-            run_and_leave(job.run, job.overrides, self._result)
+            run_and_leave(job.run, self._result)
         if end is not None:
             os.close(end)
         if self.output is not None:

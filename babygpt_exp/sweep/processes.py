@@ -14,7 +14,7 @@ from types import FrameType
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
-from babygpt_exp.errors import RunInterrupted, UserError
+from babygpt_exp.errors import RunInterrupted, UserError, death
 from babygpt_exp.sweep.child import Child, Job, Share
 from babygpt_exp.sweep.folder import Sweep
 from babygpt_exp.sweep.watched import End
@@ -149,14 +149,6 @@ def tell(number: int, lines: list[str]) -> None:
     """Say what a job said, each line with its number."""
     for line in lines:
         print(f"[{number}] {line}", flush=True)
-
-
-def death(code: int) -> str:
-    """In words, how a process ended that left no result."""
-    if code >= 0:
-        return f"ended with exit status {code}"
-    name = signal.Signals(-code).name
-    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 def num_cores() -> int:

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from babygpt_exp.errors import UserError
 from babygpt_exp.folder import locked
+from babygpt_exp.job import TYPED
 from babygpt_exp.parent import end_with_parent
 from babygpt_exp.sweep.child import Job
 from babygpt_exp.sweep.watched import Watched, run_and_leave
@@ -46,8 +47,6 @@ class Content:
 
     config: DictConfig
     """The job's, composed, with Hydra's own part."""
-    overrides: list[str]
-    """What the job is called with."""
     task: TaskFunction
     """What to run."""
     context: HydraContext
@@ -59,9 +58,7 @@ class Content:
 
     def run(self) -> JobReturn:
         """Run the job."""
-        from babygpt_exp import cli  # importing it changes Hydra's state
-
-        cli.TYPED[:] = self.typed
+        TYPED[:] = self.typed
         Singleton.set_state(self.state)
         setup_globals()
         return run_job(
@@ -100,7 +97,7 @@ def pack(
     state = Singleton.get_state()
     kept = {JobRuntime, VersionBase}
     state["instances"] = {kind: one for kind, one in state["instances"].items() if kind in kept}
-    content = Content(untyped(job.config), job.overrides, task, context, state, sys.argv[1:])
+    content = Content(untyped(job.config), task, context, state, sys.argv[1:])
     variables = {n: value for n, value in os.environ.items() if n.startswith(SENT_VARIABLES)}
     own = [path for path in sys.path if not path.startswith((sys.prefix, sys.base_prefix))]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, own))
@@ -179,7 +176,7 @@ def main() -> None:
     for path in folder:
         wait_for(Path(path), PREDECESSOR_SECONDS)
     with os.fdopen(int(handle), "wb") as file:
-        run_and_leave(content.run, content.overrides, file)
+        run_and_leave(content.run, file)
 
 
 def wait_for(folder: Path, seconds: float) -> None:

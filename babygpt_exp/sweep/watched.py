@@ -122,9 +122,8 @@ class Watched:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def run_and_leave(run: Callable[[], JobReturn], overrides: list[str], file: IO[bytes]) -> NoReturn:
+def run_and_leave(run: Callable[[], JobReturn], file: IO[bytes]) -> NoReturn:
     """Be the process of a job: run it, write what it returns into a file, and end."""
-    sys.argv[1:] = overrides  # what more processes of this job are to start with
     code = 1
     try:
         result = run()

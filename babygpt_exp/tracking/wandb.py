@@ -19,7 +19,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 from babygpt_exp.errors import UserError, one_line
-from babygpt_exp.record import Job
+from babygpt_exp.job import Job
 from babygpt_exp.tracking.config import WandbConfig
 from babygpt_exp.tracking.history import COLUMNS, History, Sample, numbers
 from babygpt_exp.tracking.links import link_to_sweep

@@ -93,8 +93,7 @@ class SweepLauncher(Launcher):
         """
 
     def _compose(self, number: int, overrides: list[str]) -> DictConfig:
-        """The config of a job. `hydra.run.dir` is its folder: more processes of the job, which
-        Lightning starts, are single runs there."""
+        """The config of a job; `hydra.run.dir` is its folder, as that of a single run."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number

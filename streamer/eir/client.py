@@ -11,14 +11,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import aiohttp
-from aiohttp import hdrs
 
-from streamer.access import AccessError, client_token
 from streamer.background import Background
+from streamer.closing import Closing
 from streamer.eir.held_out import HeldOut
 from streamer.eir.samples import documents_of
 from streamer.eir.source import SampleSource, SourceOptions
@@ -27,7 +25,7 @@ from streamer.eir.tape import Tape
 from streamer.errors import RequestError
 from streamer.split import SPLITS
 from streamer.tokens import TextTokenizer
-from streamer.transport import StreamError
+from streamer.transport import StreamError, open_session, token_headers
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +33,9 @@ MAX_BATCH_SIZE = 512
 """Samples a request; more are seconds of work for some servers, and megabytes of JSON."""
 DEFAULT_BATCH_SIZE = 256
 DEFAULT_CREDIT = 8
-SOCKET_CONNECT_SECONDS = 5.0
 
 
-class EirClient:
+class EirClient(Closing):
     """Talks to the server at `url`, as StreamClient does to its own kind.
 
     A sample is a document, and belongs to a split by the hash of its text. From samples to train
@@ -66,17 +63,14 @@ class EirClient:
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"batch_size must be from 1 to {MAX_BATCH_SIZE}")
         self._options = SourceOptions(url, batch_size, output, may_reset, deadline_seconds, notice)
-        try:
-            self._token = client_token(token)
-        except AccessError as error:
-            raise StreamError("unauthorized", "token", str(error)) from error
+        headers = token_headers(token)
         self._separator = separator
         self._held_out = HeldOut()
         self._tokenizers: dict[str, TextTokenizer] = {}
         self._streams: list[EirStream] = []
         self._pool = ThreadPoolExecutor(1, "eir-tokens")
         self._background = Background("eir-client")
-        self._session, self._tape = self._background.call(self._begin())
+        self._session, self._tape = self._background.call(self._begin(headers))
 
     def documents(self, *, split: str, fraction: float, salt: str, max_documents: int) -> list[str]:
         """The first documents of a split, as raw text; they are kept for training."""
@@ -109,14 +103,7 @@ class EirClient:
         That of the validation split finds its own from the first one that is kept, makes no batch
         ahead, and leaves all samples to the training. `credit` is how many batches are made ahead.
         """
-        if cursor is not None:
-            raise _refused(
-                "cursor",
-                "the EIR protocol has no positions: start a new run, or serve the corpus with "
-                "python -m streamer for exact resume",
-            )
-        if (rank, world) != (0, 1):
-            raise _refused("world", "the EIR protocol knows no ranks: train on one device")
+        _check_place(cursor, rank, world)
         credit = DEFAULT_CREDIT if credit is None else credit
         if batch < 1 or credit < 1:
             raise StreamError("bad_request", "batch", "batch and credit must be at least 1")
@@ -149,21 +136,8 @@ class EirClient:
         self._background.close()
         self._pool.shutdown(cancel_futures=True)
 
-    def __enter__(self) -> EirClient:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def _begin(self) -> tuple[aiohttp.ClientSession, Tape]:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SOCKET_CONNECT_SECONDS)
-        headers = {hdrs.AUTHORIZATION: f"Bearer {self._token}"} if self._token else {}
-        session = aiohttp.ClientSession(timeout=timeout, headers=headers)
+    async def _begin(self, headers: dict[str, str]) -> tuple[aiohttp.ClientSession, Tape]:
+        session = await open_session(headers)
         return session, Tape(SampleSource(self._options, session))
 
     async def _end(self) -> None:
@@ -192,5 +166,14 @@ def _is_validation(split: str) -> bool:
     return split == "validation"
 
 
-def _refused(field: str, message: str) -> StreamError:
-    return StreamError("refused", field, message)
+def _check_place(cursor: dict[str, Any] | None, rank: int, world: int) -> None:
+    """Refuses what the protocol does not know."""
+    if cursor is not None:
+        message = (
+            "the EIR protocol has no positions: start a new run, or serve the corpus with "
+            "python -m streamer for exact resume"
+        )
+        raise StreamError("refused", "cursor", message)
+    if (rank, world) != (0, 1):
+        message = "the EIR protocol knows no ranks: train on one device"
+        raise StreamError("refused", "world", message)

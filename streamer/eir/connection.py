@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
@@ -22,8 +22,8 @@ from streamer.eir.session import Session, Sessions, Wish
 from streamer.errors import RequestError, SourceError
 from streamer.fields import Fields, bad_field
 from streamer.library import Library, as_request_error
-from streamer.logs import event
-from streamer.metrics import ConnectionRecord
+from streamer.messages import dump, parse
+from streamer.metrics import ConnectionRecord, note_error
 from streamer.protocol import MAX_CONTROL_BYTES, SUBPROTOCOL
 from streamer.sockets import GOODBYE_SECONDS, Sending, keep_alive
 from streamer.tokens import StoppingError
@@ -175,15 +175,9 @@ class EirConnection:
         if message.type is not WSMsgType.TEXT:
             raise RequestError("bad_request", "", "a binary message; send JSON as text")
 
-        def parse() -> object:
-            try:
-                return json.loads(message.data)
-            except (ValueError, RecursionError) as error:
-                text = f"a message that is no JSON: {error}"
-                raise RequestError("bad_request", "", text) from error
-
+        read = partial(parse, message.data)
         small = len(message.data) <= MAX_CONTROL_BYTES
-        fields = Fields(parse() if small else await self._library.quickly(parse))
+        fields = Fields(read() if small else await self._library.quickly(read))
         if fields.has("op") and not fields.has("type"):
             text = f"this is EIR's protocol {PROTOCOL_VERSION}; offer the subprotocol {SUBPROTOCOL}"
             raise RequestError("bad_request", "op", text)
@@ -265,14 +259,8 @@ class EirConnection:
             log.debug("a client went before it was told: %s", error)
 
     async def _send_error(self, error: RequestError) -> None:
-        payload = error.payload()
-        code, field, message = (str(payload[key]) for key in ("code", "field", "message"))
-        peer = self._record.peer
-        self._library.metrics.count_error(peer, code, field, message)
-        event(
-            log, logging.INFO, "error", peer=peer, code=code, field=field or None, message=message
-        )
-        await self._send({"type": "error", "payload": {"message": message}})
+        told = note_error(log, self._library.metrics, self._record.peer, error)
+        await self._send({"type": "error", "payload": {"message": told["message"]}})
 
     async def _close(self, code: WSCloseCode, reason: str) -> None:
         self._is_closing = True
@@ -282,7 +270,7 @@ class EirConnection:
             await self._socket.close(code=code, message=reason.encode())
 
     async def _send(self, message: dict[str, Any]) -> None:
-        await self._send_text(json.dumps(message, ensure_ascii=False))
+        await self._send_text(dump(message))
 
     async def _send_text(self, text: str) -> None:
         async with self._sending():

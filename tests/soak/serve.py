@@ -192,7 +192,8 @@ async def read_texts(port: int, streams: bool) -> float:
 ENGINE = """
 import sys, time
 from pathlib import Path
-from babygpt_exp.generation.request import Request, Settings
+from babygpt_exp.generation.request import Request
+from babygpt_exp.sampling import Settings
 from babygpt_exp.generation.start import start_engine
 from babygpt_exp.serving.cli import warm_up
 from babygpt_exp.trained import load_trained

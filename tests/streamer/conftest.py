@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fault_proxy import FaultProxy, Toxics
 from streamer_forks import STREAMERS, fork
 from streamer_harness import EOT, ServerProcess, Socket, ask, epoch, make_plan, sha256, talk
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -87,6 +88,20 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture
+def proxied(server: ServerProcess) -> Iterator[Callable[..., FaultProxy]]:
+    """Lines to the server that do harm by the number of the connection; they end with the test."""
+    made: list[FaultProxy] = []
+
+    def make(harm: Callable[[int], Toxics] = lambda number: Toxics(), **options: Any) -> FaultProxy:
+        made.append(FaultProxy(options.pop("ports", [server.port]), harm, **options))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()
 
 
 @pytest.fixture

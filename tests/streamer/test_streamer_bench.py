@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 POSITIVE = (
     "tokenize_tokens_per_s",
     "first_batch_seconds",

@@ -21,20 +21,17 @@ from tokenizers import Tokenizer
 
 from streamer.blocks import PackedGroup, pack
 from streamer.cache import TokenCache
-from streamer.cli import main
 from streamer.client import Batch, StreamClient, StreamError
 from streamer.errors import SourceError
 from streamer.plan import agree
 from streamer.sources.listing import Listing
 from streamer.sources.shelf import Shelf
 from streamer.sources.spec import SourceSpec
-from streamer.sources.template import Template
 from streamer.split import is_validation
 
 PIECES = ("Q: {question}\n", "Hint: {hint}\n", "A:")
 ARGUMENTS = ("--column=answer", *(f"--prompt={piece}" for piece in PIECES))
 LENGTH = 64
-
 Row = dict[str, str | None]
 
 
@@ -134,37 +131,6 @@ def samples_client(
     with StreamClient([instructions_server.url], deadline_seconds=20) as opened:
         opened.upload_tokenizer(tokenizer_json)
         yield opened
-
-
-class TestTemplate:
-    @pytest.mark.parametrize(
-        ("pieces", "values", "prompt"),
-        [
-            (["a {b} c"], {"b": "{b} {c}"}, "a {b} {c} c"),
-            (["a {b}", "{c}", "!"], {"b": "x", "c": ""}, "a x!"),
-            (["{b}{c}", "!"], {"b": "x", "c": None}, "!"),
-            (["{b}", "{c}"], {"b": "x"}, "x"),
-            (["{with space}"], {"with space": r"\1 $"}, r"\1 $"),
-        ],
-    )
-    def test_fill(self, pieces: list[str], values: Row, prompt: str) -> None:
-        assert Template(pieces).fill(values) == prompt
-
-    @pytest.mark.parametrize(
-        ("pieces", "problem"),
-        [
-            ([], "no {column}"),
-            (["none"], "no {column}"),
-            (["{a"], "brace"),
-            (["{}"], "brace"),
-            (["{{a}}"], "brace"),
-            (["{a}", "}"], "brace"),
-            (["{a}"] * 65, "64 pieces"),
-        ],
-    )
-    def test_refuses(self, pieces: list[str], problem: str) -> None:
-        with pytest.raises(ValueError, match=problem):
-            Template(pieces)
 
 
 @given(
@@ -302,26 +268,6 @@ def test_plain_text_has_no_columns(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(SourceError, match=r"a\.txt has no columns"):
         listing_of(tmp_path / "a.txt", PIECES, tmp_path)
-
-
-def test_a_prompt_that_is_not_utf8_is_a_bad_document(tmp_path: Path) -> None:
-    table = pa.table({"question": pa.array([b"good", b"\xff", b"fine"]), "answer": ["a", "b", "c"]})
-    pq.write_table(table, tmp_path / "a.parquet")
-    shelf = Shelf(TokenCache(tmp_path / "cache").disk)
-    for mode, texts in (("skip", ["good", "a", "fine", "c"]), ("error", None)):
-        spec = SourceSpec(str(tmp_path / "a.parquet"), 1.0, "answer", mode, ("{question}",))
-        (shard,) = shelf.list_source(spec).shards
-        if texts is not None:
-            assert shelf.read_shard(shard, spec) == texts
-            continue
-        with pytest.raises(SourceError, match="row group 0 row 1 is not UTF-8"):
-            shelf.read_shard(shard, spec)
-
-
-def test_a_bad_template_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--source=a.parquet", "--prompt={question"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("--prompt has a brace")
 
 
 def test_a_plan_of_another_template_is_refused(

@@ -16,8 +16,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from raw_clients import RawSocket, get, metric, wait_until
 from streamer_harness import ServerProcess, Socket, ask, epoch, talk
-from test_streamer_limits import RawSocket, get, metric, wait_until
 
 from streamer.client import StreamClient
 from streamer.metrics import Metrics

@@ -13,7 +13,10 @@ from streamer_stores import BUCKET
 
 from streamer.client import StreamClient
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+pytestmark = [
+    pytest.mark.nginx,
+    pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
+]
 
 NUM_KILLS = 3
 BATCH = 2

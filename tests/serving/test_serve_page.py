@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from chromium_harness import Chromium, find_chromium
 from experiment_harness import TinyRun
-from test_serve import TOKEN, Server
+from serve_harness import TOKEN, Server
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="chromium is not installed")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="chromium is not installed"),
+]
 
 READY = "document.body && document.body.dataset.ready"
 STATUS = "document.getElementById('status').textContent"

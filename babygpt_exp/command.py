@@ -1,0 +1,61 @@
+"""What all commands have in common: how they begin, and how they end without their result."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, exit_status, one_line
+
+
+def let_threads_sleep() -> None:
+    """Have threads of arithmetic sleep while they wait; comes before torch is imported.
+
+    Those that wait by spinning keep other processes off the cores, and those them: beside a
+    second busy process small models train several times as fast when they sleep instead.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """A context that ends the process with one line for every error that is no bug of ours."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        leave(RunInterrupted("stopped by Ctrl-C"))
+    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
+        leave(error)
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        leave(ConfigError(explained(error)))
+
+
+def leave(error: Exception) -> NoReturn:
+    """End the process with one line on standard error and the exit status of the error."""
+    exit_code = exit_status(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        message, exit_code = explained(error), ConfigError.exit_code
+    elif isinstance(error, OSError):  # a full disk, a folder that may not be written
+        place = f": {error.filename}" if error.filename else ""
+        message = f"{error.strerror or one_line(error)}{place}"
+    else:
+        message = one_line(error)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def explained(error: Exception) -> str:
+    """An error of Hydra's in one line."""
+    from babygpt_exp.explain import explain
+    from babygpt_exp.resume import PRESET
+
+    return explain(error, [word for word in sys.argv[1:] if word != f"experiment={PRESET}"])

@@ -1,0 +1,283 @@
+"""Help of every command: quick, in lines that fit, with examples that work; and completion."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from experiment_harness import SECONDS
+from hydra import compose, initialize_config_dir
+
+from babygpt_exp.cli import main as babygpt
+from babygpt_exp.options import CONF, folded, groups_text
+
+PARSERS = {
+    "streamer": "streamer.cli",
+    "streamer.bench": "streamer.bench",
+    "babygpt_exp.evaluate": "babygpt_exp.evaluate",
+    "babygpt_exp.generate": "babygpt_exp.generation.cli",
+    "babygpt_exp.serve": "babygpt_exp.serving.cli",
+    "babygpt_exp.export": "babygpt_exp.export.cli",
+    "babygpt_exp.report": "babygpt_exp.report.cli",
+    "babygpt_exp.bench": "babygpt_exp.bench.cli",
+    "babygpt_exp.dashboard": "babygpt_exp.dashboard",
+    "babygpt_exp.doctor": "babygpt_exp.doctor.cli",
+}
+"""Where each command has its parser; training's is Hydra's."""
+
+COMMANDS = ("babygpt_exp", *PARSERS)
+
+ASK = """
+import runpy, sys
+name = sys.argv.pop(1)
+try:
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+finally:
+    print(*({"torch", "lightning", "wandb"} & {*sys.modules}), file=sys.stderr)
+"""
+"""A command that says at its end which of the slow packages it has imported."""
+
+SCRIPT = f"#!{sys.executable}\nfrom babygpt_exp.cli import main\nmain()\n"
+"""The console script, as pip makes it."""
+
+
+@dataclass(frozen=True)
+class Help:
+    """What a command says of itself."""
+
+    exit_code: int
+    text: str
+    slow: str
+
+    @property
+    def examples(self) -> list[list[str]]:
+        """The command lines under its last heading."""
+        _, _, lines = self.text.partition("\nexamples:\n")
+        return [shlex.split(line, comments=True) for line in lines.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def helps(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Help]:
+    """Of every command, all asked at once, on a terminal that is wide."""
+    cwd = tmp_path_factory.mktemp("help")
+    asked = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", ASK, name, "--help"],
+            cwd=cwd,
+            env=environment | {"COLUMNS": "200"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in COMMANDS
+    }
+    found = {}
+    for name, process in asked.items():
+        text, slow = process.communicate(timeout=SECONDS)
+        found[name] = Help(process.returncode, text, slow)
+    assert not list(cwd.iterdir())
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+class TestHelp:
+    """What every help has."""
+
+    def test_comes_without_what_is_slow(self, name: str, helps: dict[str, Help]) -> None:
+        assert (helps[name].exit_code, helps[name].slow.strip()) == (0, "")
+
+    def test_fits(self, name: str, helps: dict[str, Help]) -> None:
+        assert [line for line in helps[name].text.splitlines() if len(line) > 100] == []
+
+    def test_ends_with_examples_of_the_command(self, name: str, helps: dict[str, Help]) -> None:
+        examples = helps[name].examples
+        assert len(examples) >= 2
+        assert {tuple(words[:2]) for words in examples} == {("python", "-m")}
+        assert all(words[2] == name for words in examples)
+
+    def test_examples_parse(self, name: str, helps: dict[str, Help]) -> None:
+        for words in helps[name].examples:
+            if name in PARSERS:
+                parser = importlib.import_module(PARSERS[name]).build_parser()
+                overrides = getattr(parser.parse_intermixed_args(words[3:]), "overrides", [])
+            else:
+                overrides = [word for word in words[3:] if "=" in word]
+            if overrides:
+                composes(overrides)
+
+    def test_options_say_their_defaults(self, name: str, helps: dict[str, Help]) -> None:
+        if name in PARSERS:
+            parser = importlib.import_module(PARSERS[name]).build_parser()
+            silent = [
+                action.dest
+                for action in parser._actions
+                if action.option_strings and action.default and "default" not in str(action.help)
+            ]
+            assert silent == ["help"]
+
+
+def composes(overrides: list[str]) -> None:
+    """Asserts that Hydra takes overrides, one value of each that a sweep tries."""
+    single = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in overrides]
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        compose("config", single)
+
+
+class TestTraining:
+    """The help of Hydra's command."""
+
+    def test_names_every_group_and_option(self, helps: dict[str, Help]) -> None:
+        words = set(re.split(r"[\s,:]+", helps["babygpt_exp"].text))
+        groups = [path for path in CONF.iterdir() if path.is_dir()]
+        assert {path.name for path in groups} <= words
+        assert {path.stem for group in groups for path in group.glob("*.yaml")} <= words
+
+    def test_says_how_to_see_go_on_and_complete(self, helps: dict[str, Help]) -> None:
+        for words in ("--cfg job", "resume=RUN_DIR", "-sc install=bash", "babygpt_exp.doctor"):
+            assert words in helps["babygpt_exp"].text
+
+    def test_defaults_are_those_of_the_config(self, helps: dict[str, Help]) -> None:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            chosen = compose("config", return_hydra_config=True).hydra.runtime.choices
+        for group in ("model", "optimizer", "data"):
+            assert f"{group}={chosen[group]}" in helps["babygpt_exp"].text
+
+
+def test_long_lines_are_folded_between_words() -> None:
+    line = "  group: " + ", ".join(f"option_{number}" for number in range(40))
+    lines = folded(line).split("\n")
+    assert max(map(len, lines)) <= 100
+    assert " ".join(" ".join(lines).split()) == line.strip()
+    assert max(map(len, groups_text().split("\n"))) <= 100
+
+
+@pytest.fixture(scope="module")
+def shell_environment(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """With the console script where a shell finds it."""
+    folder = tmp_path_factory.mktemp("bin")
+    script = folder / "babygpt"
+    script.write_text(SCRIPT)
+    script.chmod(0o755)
+    return environment | {"PATH": f"{folder}:{environment['PATH']}", "TERM": "dumb"}
+
+
+def asked(line: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """What Hydra answers to a shell that completes a line."""
+    return subprocess.run(
+        ["babygpt", "-sc", "query=bash"],
+        env=env | {"COMP_LINE": line},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("babygpt mod", "model. model="),
+        ("babygpt model=nano optimizer.w", "optimizer.weight_decay="),
+        ("babygpt foo model=b", ""),
+        ("babygpt no_override optimizer.", ""),
+        ("babygpt --cfg ", ""),
+    ],
+)
+def test_completion_answers_and_never_complains(
+    line: str, words: str, shell_environment: dict[str, str]
+) -> None:
+    done = asked(line, shell_environment)
+    assert (done.stdout.strip(), done.stderr) == (words, "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_for_the_console_script(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/a/b/__main__.py", "-sc", f"install={shell}"])
+    babygpt()
+    said = capsys.readouterr().out
+    assert re.search(r"complete .*\bbabygpt\b", said)
+    assert "__main__" not in said
+
+
+def test_an_unknown_shell_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["babygpt", "-sc", "install=tcsh"])
+    with pytest.raises(SystemExit) as ended:
+        babygpt()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: -sc needs one of install=SHELL")
+
+
+class Terminal:
+    """A real shell on a pseudo-terminal: what is typed, and what it shows."""
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: Path) -> None:
+        self.outer, inner = pty.openpty()
+        self.process = subprocess.Popen(
+            command,
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+        os.close(inner)
+        os.set_blocking(self.outer, False)
+        self.shown = ""
+
+    def type(self, text: str, *, until: str) -> None:
+        """Type, and wait for what it brings."""
+        self.shown = ""
+        os.write(self.outer, text.encode())
+        deadline = time.monotonic() + SECONDS
+        while until not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            with contextlib.suppress(BlockingIOError):
+                self.shown += os.read(self.outer, 4096).decode(errors="replace")
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """End the shell."""
+        self.process.kill()
+        self.process.wait(SECONDS)
+        os.close(self.outer)
+
+
+@pytest.fixture
+def bash(shell_environment: dict[str, str], tmp_path: Path) -> Iterator[Terminal]:
+    """An interactive bash that has loaded the completion."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    shell = Terminal(["bash", "--norc", "--noprofile", "-i"], shell_environment, tmp_path)
+    try:
+        shell.type(
+            'bind "set bell-style none"; eval "$(babygpt -sc install=bash)"; echo rea""dy\n',
+            until="ready",
+        )
+        yield shell
+    finally:
+        shell.close()
+
+
+def test_a_real_bash_completes(bash: Terminal) -> None:
+    bash.type("babygpt model=ba\t", until="model=baby")
+    bash.type(" optimizer.weight\t", until="optimizer.weight_decay=")
+    bash.type(" schedule=cos\t", until="schedule=cosine")
