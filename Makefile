@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run test test-fast coverage bench interop soak lint format type
-.PHONY: release-check build docs clean
+.PHONY: release-check build docs pictures clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,11 @@ build: install-dev ## A wheel in dist/
 
 docs: $(VENV)/installed-docs ## The documentation as pages in site/, which open from disk
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+pictures: install-dev ## The pictures of the README, from a run and a sweep: six minutes on two cores
+	$(RUN) docs/terminal.py
+	$(RUN) -m babygpt_exp -m model=nano optimizer=muon,adamw seed=1,2,3 hydra.sweep.dir=multirun/pictures
+	$(RUN) tests/chromium_harness.py multirun/pictures/report.html docs/report.png 1280 1500
 
 clean: ## Away with what was built; runs and sweeps stay
 	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .interop .coverage .coverage.*
