@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import subprocess
 import urllib.request
@@ -44,6 +45,18 @@ def _end_of_forks() -> Iterator[None]:
     """The server of forked runs ends with the tests."""
     yield
     EXPERIMENTS.close()
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """What Hydra or a server adds to the log in this process ends with its test."""
+    log = logging.getLogger()
+    before, level = list(log.handlers), log.level
+    yield
+    for handler in log.handlers[:]:
+        if handler not in before:
+            log.removeHandler(handler)
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

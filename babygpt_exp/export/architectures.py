@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from babygpt_exp.errors import ConfigError
 from babygpt_exp.model import ArchConfig, Decoder
-from babygpt_exp.model.eir import EIRConfig
 from babygpt_exp.model.gpt2 import GPT2, GPT2Config
 from babygpt_exp.model.llama import EPSILON, Llama, LlamaConfig
 from babygpt_exp.model.modern import Modern, ModernConfig
@@ -54,8 +53,8 @@ def exported(trained: Trained) -> Exported:
 
 def refused(arch: ArchConfig) -> list[str]:
     """Why an architecture can not be exported, switch by switch; empty if it can."""
-    if isinstance(arch, EIRConfig):
-        return ["arch=eir can not be exported: transformers has no model like it"]
+    if type(arch) not in EXPORTS:
+        return [f"arch={arch.name} can not be exported: transformers has no model like it"]
     if not isinstance(arch, ModernConfig):
         return []
     unlike = {
