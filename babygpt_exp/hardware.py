@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -193,6 +194,23 @@ def find_compiler() -> str | None:
     return None
 
 
+def why_not_compiled() -> str | None:
+    """Why torch.compile can not work on this CPU, with what to do; None where it should.
+
+    Without the program openssl, of which torch asks the checksum of a header, that header is not
+    compiled beforehand, from here on.
+    """
+    if find_compiler() is None:
+        return "no C++ compiler found; install g++"
+    if " " in tempfile.gettempdir():
+        return "torch's compiler takes no temporary folder with a space; set TMPDIR"
+    if shutil.which("openssl") is None:
+        from torch._inductor import config
+
+        config.cpp_cache_precompile_headers = False
+    return None
+
+
 COMPILE_PAYS_SECONDS = 240.0
 """An uncompiled run on two cores that is shorter is not compiled: compiling costs 40 seconds
 and saves a sixth of the run."""
@@ -207,10 +225,10 @@ def choose_compile(
     """Whether to compile the model, and why, in words."""
     if hardware.compile is False:
         return False, "off by hardware.compile=false"
-    if machine.accelerator == "cpu" and find_compiler() is None:
+    if machine.accelerator == "cpu" and (problem := why_not_compiled()):
         if hardware.compile is True:
-            raise ConfigError("hardware.compile=true needs a C++ compiler: install g++")
-        return False, "off: no C++ compiler found, training runs slower; install g++"
+            raise ConfigError(f"hardware.compile=true can not be had: {problem}")
+        return False, f"off, which is slower: {problem}"
     if hardware.compile is True:
         return True, "on by hardware.compile=true"
     if machine.accelerator == "cpu" and run_flops / EAGER_FLOPS < COMPILE_PAYS_SECONDS:

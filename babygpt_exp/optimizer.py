@@ -13,6 +13,7 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.optim.adamw import adamw
 
 from babygpt_exp.model import Decoder
@@ -143,12 +144,22 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameters[0]]
         if not state:
             state["momentum"] = torch.zeros_like(grads)
-        update = self._update(grads, state["momentum"], group["momentum"], group["num_iterations"])
+        update = self._update_of(grads, state["momentum"], group)
         decay = 1 - group["lr"] * group["weight_decay"]
         torch._foreach_mul_([own_part(p) for p in parameters], decay)
         steps = update.to(parameters[0].dtype).unbind()
         parts = [own_part(part_like(step, p)) for step, p in zip(steps, parameters, strict=True)]
         torch._foreach_add_([own_part(p) for p in parameters], parts, alpha=-group["lr"])
+
+    def _update_of(self, grads: Tensor, buffer: Tensor, group: dict[str, Any]) -> Tensor:
+        """Muon's update; if the compiler fails, it says so, and the step goes on uncompiled."""
+        settings = group["momentum"], group["num_iterations"]
+        try:
+            return self._update(grads, buffer, *settings)
+        except BackendCompilerFailed as error:
+            print(f"torch.compile failed, Muon goes on without it: {str(error).splitlines()[0]}")
+            self._update = muon_update
+            return muon_update(grads, buffer, *settings)
 
     def _step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:

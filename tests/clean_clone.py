@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the folder where it is")
     options = parser.parse_args()
     tests = [] if options.all else ["tests/test_readme.py", "tests/test_docs.py"]
-    place = Path(tempfile.mkdtemp(prefix="clean clone "))
+    place = Path(tempfile.mkdtemp(prefix="clean-clone-"))
     place.chmod(0o755)
     clone = Clone(place)
     try:

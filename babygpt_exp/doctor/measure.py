@@ -14,6 +14,7 @@ from babygpt_exp.hardware import (
     PrecisionConfig,
     choose_machine,
     find_compiler,
+    why_not_compiled,
 )
 from babygpt_exp.options import options
 from babygpt_exp.peak import (
@@ -82,10 +83,9 @@ def quick_peak(dtype: torch.dtype, device: torch.device) -> float:
 def compiler_facts(*, measured: bool) -> dict[str, Any]:
     """The C++ compiler, and whether torch.compile works with it; None where that was not tried."""
     found: dict[str, Any] = {"path": find_compiler(), "works": None, "seconds": None}
-    found["problem"] = None
-    if found["path"] is None:
+    found["problem"] = why_not_compiled()
+    if found["problem"] is not None:
         found["works"] = False
-        found["problem"] = "no C++ compiler found; install g++"
     elif measured:
         found |= try_to_compile()
     return found
