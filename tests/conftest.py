@@ -47,14 +47,21 @@ def _end_of_forks() -> Iterator[None]:
     EXPERIMENTS.close()
 
 
-@pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
-    """What Hydra or a server adds to the log in this process ends with its test."""
-    log = logging.getLogger()
-    before, level = list(log.handlers), log.level
+@pytest.fixture(scope="module", autouse=True)
+def _process_as_before() -> Iterator[None]:
+    """What a file's tests leave in this process, another file's do not find: variables and log.
+
+    A command that is called here sets OMP_WAIT_POLICY, torch the folder of its cache as it first
+    compiles, Hydra the log.
+    """
+    variables, log = dict(os.environ), logging.getLogger()
+    handlers, level = list(log.handlers), log.level
     yield
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
     for handler in log.handlers[:]:
-        if handler not in before:
+        if handler not in handlers:
             log.removeHandler(handler)
     log.setLevel(level)
 
