@@ -195,20 +195,23 @@ def find_compiler() -> str | None:
 
 
 def why_not_compiled() -> str | None:
-    """Why torch.compile can not work on this CPU, with what to do; None where it should.
-
-    Without the program openssl, of which torch asks the checksum of a header, that header is not
-    compiled beforehand, from here on.
-    """
+    """Why torch.compile can not work on this CPU, with what to do; None where it should."""
     if find_compiler() is None:
         return "no C++ compiler found; install g++"
     if " " in tempfile.gettempdir():
         return "torch's compiler takes no temporary folder with a space; set TMPDIR"
+    return None
+
+
+def do_without_openssl() -> None:
+    """Let torch compile where the program openssl is missing, from here on.
+
+    It asks that program for the checksum of a header that it compiles beforehand, to save time.
+    """
     if shutil.which("openssl") is None:
         from torch._inductor import config
 
         config.cpp_cache_precompile_headers = False
-    return None
 
 
 COMPILE_PAYS_SECONDS = 240.0

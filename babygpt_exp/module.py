@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
 from babygpt_exp.evaluation import Evaluation
-from babygpt_exp.hardware import is_sharded
+from babygpt_exp.hardware import do_without_openssl, is_sharded
 from babygpt_exp.model import Decoder, build_model
 from babygpt_exp.model.loss import chunk_gradients, chunked_nats, plain_nats
 from babygpt_exp.optimizer import build_optimizer
@@ -61,6 +61,7 @@ class GPTModule(L.LightningModule):
         the channels and the loss of a chunk are compiled, each by itself. With FSDP each layer is,
         since its weights are gathered before and given away behind it.
         """
+        do_without_openssl()
         mode = self.config.hardware.compile_mode
         model, compiled = self.model, partial(torch.compile, dynamic=False, mode=mode)
         self.compiled = True

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from babygpt_exp.hardware import EAGER_FLOPS, Machine, PrecisionConfig
 
+EXPECTED_SHARE = 0.4
+"""Share of the peak that training is expected to reach, where an estimate must do."""
+
 PEAK_SIZE = 4096
 """Rows and columns of the matrices: large enough for any device to be at its fastest."""
 

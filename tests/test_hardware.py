@@ -19,6 +19,7 @@ from babygpt_exp.hardware import (
     HardwareConfig,
     Machine,
     choose_compile,
+    do_without_openssl,
 )
 
 LONG = 2 * COMPILE_PAYS_SECONDS * EAGER_FLOPS
@@ -45,13 +46,13 @@ def test_long_runs_are_compiled() -> None:
 
 @pytest.mark.usefixtures("programs")
 def test_without_openssl_no_header_is_compiled_beforehand() -> None:
-    assert choose_compile(AUTO, CPU, LONG)[0] is True
+    do_without_openssl()
     assert torch._inductor.config.cpp_cache_precompile_headers is False
 
 
 def test_with_openssl_it_is(programs: Path) -> None:
     (programs / "openssl").touch(mode=0o755)
-    assert choose_compile(AUTO, CPU, LONG)[0] is True
+    do_without_openssl()
     assert torch._inductor.config.cpp_cache_precompile_headers is True
 
 

@@ -32,7 +32,7 @@ from babygpt_exp.flops import flops_per_token, utilization
 from babygpt_exp.hardware import choose_machine
 from babygpt_exp.job import Job
 from babygpt_exp.model import Decoder
-from babygpt_exp.peak import matmul_dtype, measure_peak, measure_roof
+from babygpt_exp.peak import EXPECTED_SHARE, matmul_dtype, measure_peak, measure_roof
 from babygpt_exp.record import Record
 from babygpt_exp.summary import git_commit, versions
 from babygpt_exp.terminal import PlainTerminal, clock_text
@@ -40,9 +40,6 @@ from babygpt_exp.train import seed
 
 COMPILE_SECONDS = 40.0
 """What compiling takes on two cores, for the estimate."""
-
-EXPECTED_SHARE = 0.4
-"""Share of the peak that training is expected to reach, for the estimate."""
 
 
 class RowlessTerminal(PlainTerminal):

@@ -39,6 +39,8 @@ COMPILE_SECONDS = 180.0
 
 TRIVIAL = """
 import time, torch
+from babygpt_exp.hardware import do_without_openssl
+do_without_openssl()
 start = time.perf_counter()
 f = torch.compile(lambda x: (x.sin() + 1).sum())
 x = torch.linspace(0, 1, 64)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from babygpt_exp.config import Config
-from babygpt_exp.doctor.plan import Plan
+from babygpt_exp.doctor.plan import Plan, count_due
 from babygpt_exp.hardware import EAGER_FLOPS, is_sharded
+from babygpt_exp.peak import EXPECTED_SHARE
 from babygpt_exp.tracking.config import WandbConfig
 
 BASE_MB = 800.0
@@ -37,9 +38,6 @@ START_SECONDS = 12.0
 
 STREAM_SECONDS = 4.0
 """The streamer and the tokenizer alone."""
-
-EXPECTED_SHARE = 0.4
-"""Share of the measured peak that training is expected to reach, where no trial was made."""
 
 VALIDATION_SHARE = 1 / 3
 """Arithmetic of a token that is validated, against one that is trained on."""
@@ -105,7 +103,7 @@ def disk_needs(config: Config, plan: Plan) -> dict[str, float]:
     neither. `most` adds that, and one that is being written.
     """
     tokenizer, checkpoint = TOKEN_BYTES * plan.vocab_size, checkpoint_mb(plan)
-    kept = min(2, count_checkpoints(config))
+    kept = min(2, count_due(config.run, config.run.checkpoint_every_tokens, 8))
     row_bytes = ROW_BYTES + (WANDB_ROW_BYTES if isinstance(config.logger, WandbConfig) else 0)
     rows = (plan.num_rows + plan.num_validations) * row_bytes
     texts = plan.num_samples * (len(config.run.prompts) + config.sampling.num_auto)
@@ -118,12 +116,6 @@ def disk_needs(config: Config, plan: Plan) -> dict[str, float]:
         "most": round((kept + 2) * checkpoint + logs, 1),
         "cache": round(cache_mb(config, plan), 1),
     }
-
-
-def count_checkpoints(config: Config) -> int:
-    """How often last.ckpt is written."""
-    run = config.run
-    return -(-run.num_steps // run.interval_steps(run.checkpoint_every_tokens, parts=8))
 
 
 def cache_mb(config: Config, plan: Plan) -> float:

@@ -52,13 +52,6 @@ class Sizes:
     step: int
     """What a step of the optimizer needs for a moment."""
 
-    @property
-    def at_once(self) -> int:
-        """The most that there is at once: all that stays, and the larger one of what comes in
-        turns."""
-        stays = self.weights + self.gradients + self.optimizer
-        return stays + max(self.activations + self.logits, self.step)
-
 
 def find_sizes(config: Config, machine: Machine, vocab_size: int, micro_batch: int) -> Sizes:
     """The sizes of a config whose micro-batches have so many tokens."""

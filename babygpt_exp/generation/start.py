@@ -53,11 +53,12 @@ def start_engine(
 
     from babygpt_exp.generation.engine import Engine
     from babygpt_exp.generation.texts import for_writing
-    from babygpt_exp.hardware import why_not_compiled
+    from babygpt_exp.hardware import do_without_openssl, why_not_compiled
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if compiled and device.type == "cpu" and (problem := why_not_compiled()):
         raise ConfigError(f"--compile can not be had: {problem}, or leave it out")
+    do_without_openssl()
     model = for_writing(trained.model, choose_type(precision, device)).to(device)
     return Engine(model, trained.tokenizer, num_slots, cached=cached, compiled=compiled)
 
