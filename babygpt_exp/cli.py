@@ -126,15 +126,12 @@ def run_in_sweep(composed: DictConfig, folder: Path) -> float:
 
 def checked(composed: DictConfig) -> Config:
     """The config, with everything checked that can be before a run is started."""
-    from babygpt_exp.config import load
+    from babygpt_exp.compose import load_composed
     from babygpt_exp.hardware import choose_machine
-    from babygpt_exp.initial import with_initial_model
     from babygpt_exp.parallel.ranks import starts_ranks
     from babygpt_exp.tracking.config import WandbConfig
 
-    if composed.get("resume") is None:  # what goes on has the model in its own config
-        composed = with_initial_model(composed, HydraConfig.get().overrides.task)
-    config = load(composed)
+    config = load_composed(composed, HydraConfig.get().overrides.task)
     choose_machine(config.hardware, config.precision)
     starts_ranks(config)
     if isinstance(config.logger, WandbConfig) and config.logger.mode == "online":

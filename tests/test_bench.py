@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from experiment_harness import EXPERIMENTS, QUIET, SECONDS, TINY, Outcome, run
 
-from babygpt_exp.bench.cli import compose_config, main
+from babygpt_exp.bench.cli import config_of, main
 from babygpt_exp.bench.endless import endless
 from babygpt_exp.bench.windows import Window, ratios
 
@@ -176,7 +176,7 @@ class TestEndless:
     """The run that is measured."""
 
     def test_is_the_run_without_its_end(self) -> None:
-        config = compose_config([*QUIET, "run.log_every_tokens=2048"])
+        config = config_of([*QUIET, "run.log_every_tokens=2048"])
         run = endless(config).run
         assert run.max_tokens == config.run.max_tokens
         assert run.num_steps > 10**9
@@ -185,14 +185,14 @@ class TestEndless:
             assert run.interval_steps(interval, parts=8) > 10**9
 
     def test_logs_as_often_as_the_run_itself(self) -> None:
-        config = compose_config(["model=nano", "run.max_tokens=20_480_000"])
+        config = config_of(["model=nano", "run.max_tokens=20_480_000"])
         assert config.run.num_steps == 10_000
         run = endless(config).run
         assert run.interval_steps(run.log_every_tokens, parts=1000) == 10
 
     def test_never_uploads(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_MODE", "online")
-        assert vars(compose_config(["model=nano"]).logger)["mode"] == "offline"
+        assert vars(config_of(["model=nano"]).logger)["mode"] == "offline"
 
 
 class TestRatios:

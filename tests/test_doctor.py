@@ -21,8 +21,8 @@ from experiment_harness import (
     read_rows,
 )
 
+from babygpt_exp.compose import compose_config
 from babygpt_exp.doctor import attempt, machine, measure
-from babygpt_exp.doctor.compose import compose_config
 from babygpt_exp.doctor.limits import available_memory_mb, cpu_quota
 from babygpt_exp.doctor.plan import make_plan
 from babygpt_exp.doctor.verdict import verdicts

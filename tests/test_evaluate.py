@@ -16,7 +16,7 @@ from experiment_harness import TinyRun, architecture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from babygpt_exp.evaluate import main
+from babygpt_exp.evaluation.cli import main
 from babygpt_exp.evaluation.likelihood import evaluate, loglikelihood, loglikelihood_rolling
 from babygpt_exp.evaluation.scoring import padded_length, score
 from babygpt_exp.evaluation.windows import Passage, windows

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from experiment_harness import TinyRun
 
-from babygpt_exp.evaluate import main
+from babygpt_exp.evaluation.cli import main
 from babygpt_exp.evaluation.harness import as_request
 from babygpt_exp.evaluation.likelihood import evaluate, loglikelihood
 from babygpt_exp.trained import load_trained

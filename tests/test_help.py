@@ -26,7 +26,7 @@ from babygpt_exp.options import CONF, folded, groups_text
 PARSERS = {
     "streamer": "streamer.cli",
     "streamer.bench": "streamer.bench",
-    "babygpt_exp.evaluate": "babygpt_exp.evaluate",
+    "babygpt_exp.evaluate": "babygpt_exp.evaluation.cli",
     "babygpt_exp.generate": "babygpt_exp.generation.cli",
     "babygpt_exp.serve": "babygpt_exp.serving.cli",
     "babygpt_exp.export": "babygpt_exp.export.cli",

@@ -14,11 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra import compose, initialize_config_dir
-
 from babygpt_exp.bench.settings import BenchSettings
 from babygpt_exp.command import errors_in_a_line, let_threads_sleep
-from babygpt_exp.options import CONF, groups_text
+from babygpt_exp.options import groups_text
 from streamer.cli import Parser
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = read_arguments(argv)
     let_threads_sleep()
     with errors_in_a_line():
-        config = compose_config(settings.overrides)
+        config = config_of(settings.overrides)
         from babygpt_exp.bench.figures import measure
 
         with (
@@ -89,14 +87,13 @@ def build_parser() -> Parser:
     return parser
 
 
-def compose_config(overrides: list[str]) -> Config:
+def config_of(overrides: list[str]) -> Config:
     """The config of a run with these overrides, checked as before a run; W&B stays offline."""
-    from babygpt_exp.config import load
+    from babygpt_exp.compose import compose_config
     from babygpt_exp.hardware import choose_machine
     from babygpt_exp.tracking.config import WandbConfig
 
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        config = load(compose("config", overrides))
+    config = compose_config(overrides)
     choose_machine(config.hardware, config.precision)
     if isinstance(config.logger, WandbConfig) and config.logger.mode == "online":
         return replace(config, logger=replace(config.logger, mode="offline"))

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = read_arguments(argv)
     let_threads_sleep()
     with errors_in_a_line():
-        from babygpt_exp.doctor.compose import compose_config
+        from babygpt_exp.compose import compose_config
 
         with redirect_stdout(sys.stderr):
             config = compose_config(arguments.overrides)

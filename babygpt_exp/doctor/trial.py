@@ -20,9 +20,9 @@ from babygpt_exp.assembly import new_trainer
 from babygpt_exp.bench.generation import endless
 from babygpt_exp.bench.memory import forget_peak_memory, memory_figures
 from babygpt_exp.bench.windows import BareLoop
+from babygpt_exp.compose import compose_config
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch
-from babygpt_exp.doctor.compose import compose_config
 from babygpt_exp.doctor.plan import Plan, make_plan
 from babygpt_exp.generation.engine import Engine
 from babygpt_exp.generation.request import Request
