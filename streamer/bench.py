@@ -6,13 +6,15 @@ import argparse
 import json
 import multiprocessing
 import os
+import queue
 import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,13 @@ TOKENIZER_DOCUMENTS = 2000
 GENERATED_BYTES = 16 << 20
 START_SECONDS = 120.0
 CLIENT_SECONDS = 300.0
-"""How long a client of the bench may take; one that died says nothing."""
+"""How long a client of the bench may take."""
+LOOK_SECONDS = 0.5
+"""Time between looks at whether a client died, which says nothing of that itself."""
+
+
+class ClientError(Exception):
+    """A client of the bench that does not give its figures."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(options, Path(folder)), indent=2))
-    except (StreamError, EmbeddedStreamerError) as error:
+    except (StreamError, EmbeddedStreamerError, ClientError) as error:
         print(one_line(str(error)), file=sys.stderr)
         return 1
     return 0
@@ -170,24 +178,36 @@ class Bench:
 
     def _drain(self, num_clients: int) -> tuple[float, int]:
         """The rate of some clients, each a process, that read at once; and all that they read."""
-        context = multiprocessing.get_context("spawn")
-        barrier, results = context.Barrier(num_clients), context.Queue()
-        arguments = (
-            self._server.url,
-            self._server.token,
-            self._plan,
-            self._options.batch,
-            self._options.seconds,
-            barrier,
-            results,
-        )
-        clients = [context.Process(target=drain, args=arguments) for _ in range(num_clients)]
-        for client in clients:
-            client.start()
-        counts = [results.get(timeout=CLIENT_SECONDS) for _ in clients]
-        for client in clients:
-            client.join()
+        options = self._options
+        arguments = (self._plan, options.batch, options.seconds)
+        counts = run_clients(num_clients, self._server.url, self._server.token, *arguments)
         return sum(count / seconds for count, seconds, _ in counts), sum(c[2] for c in counts)
+
+
+def run_clients(num_clients: int, *arguments: Any) -> list[tuple[int, float, int]]:
+    """What as many processes at once say of `drain(*arguments)`; raises ClientError."""
+    context = multiprocessing.get_context("spawn")
+    arguments += (context.Barrier(num_clients), results := context.Queue())
+    deadline = time.monotonic() + CLIENT_SECONDS
+    clients: list[SpawnProcess] = []
+    counts: list[tuple[int, float, int]] = []
+    try:
+        for _ in range(num_clients):
+            clients.append(context.Process(target=drain, args=arguments, daemon=True))
+            clients[-1].start()
+        while len(counts) < num_clients:
+            with suppress(queue.Empty):
+                counts.append(results.get(timeout=LOOK_SECONDS))
+            codes = [client.exitcode for client in clients]
+            if any(codes) or time.monotonic() > deadline:
+                raise ClientError(f"a client of the bench gave no figures (exit codes {codes})")
+        for client in clients:
+            client.join(START_SECONDS)
+    finally:
+        for client in clients:
+            client.kill()
+            client.join()
+    return counts
 
 
 def drain(

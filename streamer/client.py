@@ -26,7 +26,7 @@ from streamer.transport import (
     TransientError,
     connected,
     open_session,
-    receive,
+    receive_answer,
     token_headers,
     with_retries,
 )
@@ -93,9 +93,12 @@ class StreamClient(Closing):
         digest = hashlib.sha256(tokenizer_json.encode()).hexdigest()
         self._tokenizers[digest] = tokenizer_json
         deadline = self._deadline()
-        self._background.call(
-            with_retries(self.urls, deadline, lambda url: self._upload_to(url, digest))
-        )
+
+        async def attempt(url: str) -> None:
+            async with connected(self._session, url) as socket:
+                await self._upload(socket, digest, deadline)
+
+        self._background.call(with_retries(self.urls, deadline, attempt))
         return digest
 
     def open(
@@ -150,7 +153,7 @@ class StreamClient(Closing):
         async def attempt(url: str) -> dict[str, Any]:
             async with connected(self._session, url) as socket:
                 await socket.send_json(message)
-                reply = await receive(socket)
+                reply = await receive_answer(socket, deadline)
                 if isinstance(reply, bytes) or reply["op"] != message["op"]:
                     raise TransientError("the server answered something else")
                 return reply
@@ -185,18 +188,16 @@ class StreamClient(Closing):
                 break
         return found
 
-    async def _upload_to(self, url: str, digest: str) -> None:
-        async with connected(self._session, url) as socket:
-            await self._upload(socket, digest)
-
-    async def _upload(self, socket: aiohttp.ClientWebSocketResponse, digest: str) -> None:
+    async def _upload(
+        self, socket: aiohttp.ClientWebSocketResponse, digest: str, deadline: Deadline
+    ) -> None:
         """Sends a tokenizer to the server of a connection unless it is known there."""
         if digest not in self._tokenizers:
             message = f"tokenizer {digest} is unknown to the server; upload it first"
             raise StreamError("unknown_tokenizer", "plan.tokenizer.hash", message)
         for content in ({"hash": digest}, {"json": self._tokenizers[digest]}):
             await socket.send_json({"op": "tokenizer"} | content)
-            reply = await receive(socket)
+            reply = await receive_answer(socket, deadline)
             if isinstance(reply, bytes) or reply.get("op") != "tokenizer":
                 raise TransientError("the server answered something else")
             if reply.get("known"):

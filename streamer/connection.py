@@ -22,7 +22,8 @@ from streamer.messages import dump, parse, parse_flat
 from streamer.metrics import ENDED, ConnectionRecord, Metrics, StreamRecord, note_error
 from streamer.pages import read_page
 from streamer.plan import source_payload
-from streamer.protocol import MAX_CREDIT, SUBPROTOCOL, Limits
+from streamer.protocol import MAX_CREDIT, PREPARING_SECONDS, SUBPROTOCOL, Limits
+from streamer.signs import while_waiting
 from streamer.sockets import GOODBYE_SECONDS, Sending
 from streamer.tokens import StoppingError
 
@@ -136,9 +137,14 @@ class Connection:
         task.add_done_callback(self._requests.discard)
 
     async def _answer(self, work: Awaitable[Reply], operation: str, context: Reply) -> None:
+        async def tell() -> None:
+            done = self._library.progress
+            await self._send_json({"op": "preparing", "progress": done, **context})
+
         async def reply() -> None:
             try:
-                message = {"op": operation, **(await work), **context}
+                found = await while_waiting(work, tell, PREPARING_SECONDS)
+                message = {"op": operation, **found, **context}
                 text = await self._library.quickly(partial(dump, message))
             except SourceError as error:
                 raise as_request_error(error) from error

@@ -17,6 +17,8 @@ from streamer.closing import Closing
 
 STOP_SECONDS = 4.5
 """After SIGTERM and this long, the process is killed."""
+LOOK_SECONDS = 0.5
+"""Time between looks at whether the log grew, while the server starts."""
 
 
 class EmbeddedStreamerError(Exception):
@@ -42,6 +44,7 @@ class EmbeddedStreamer(Closing):
         log_path: Path | None = None,
         startup_seconds: float = 120.0,
     ) -> None:
+        """startup_seconds: how long the server may log nothing until it is ready."""
         self.url = ""
         """Address to give to StreamClient."""
         self.token = token
@@ -121,14 +124,18 @@ class EmbeddedStreamer(Closing):
         assert self._process is not None
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
-        deadline = time.monotonic() + self._startup_seconds
-        said = b""
+        said, log_end, deadline = b"", -1, 0.0
         while not said.endswith(b"\n"):
+            if (end := os.fstat(log.fileno()).st_size) != log_end:  # it lists its sources still
+                log_end, deadline = end, time.monotonic() + self._startup_seconds
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            if left <= 0:
                 raise EmbeddedStreamerError(
-                    f"the embedded streamer was not ready within {self._startup_seconds:g} s"
+                    f"the embedded streamer was not ready within {self._startup_seconds:g} s "
+                    "of its last word"
                 )
+            if not select.select([pipe], [], [], min(left, LOOK_SECONDS))[0]:
+                continue
             chunk = os.read(pipe, 4096)
             if not chunk:
                 log.seek(log_start)

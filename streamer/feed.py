@@ -26,6 +26,7 @@ from streamer.protocol import (
     PREPARING_SECONDS,
 )
 from streamer.reader import Reader, Share, make_message
+from streamer.signs import while_waiting
 from streamer.split import SPLITS
 from streamer.tokens import TextTokenizer
 
@@ -198,12 +199,9 @@ class Feed:
 
     async def _while_alive(self, work: Awaitable[T]) -> T:
         """Waits for `work`, telling the client every now and then how far it is."""
-        task = asyncio.ensure_future(work)
-        try:
-            while not (await asyncio.wait({task}, timeout=PREPARING_SECONDS))[0]:
-                done = self._library.progress
-                message = {"op": "preparing", "stream": self._stream, "progress": done}
-                await self._send_json(message)
-            return await task
-        finally:
-            task.cancel()
+
+        async def tell() -> None:
+            done = self._library.progress
+            await self._send_json({"op": "preparing", "stream": self._stream, "progress": done})
+
+        return await while_waiting(work, tell, PREPARING_SECONDS)

@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from streamer.blocks import Group, PackedGroup
 from streamer.cache import TokenCache
@@ -39,6 +39,11 @@ KEPT_TEXT_SHARDS = 2
 """Shards of documents kept at hand: text is asked for page by page."""
 KEPT_ORDERS = 16
 """Orders of shards: one for each source, seed and epoch that is being served."""
+SIGNS_OF_LIFE = (
+    *("hashed_files", "listed_files", "fetched_bytes", "read_bytes", "read_documents"),
+    "waits",  # for a store, which has a deadline of its own
+)
+"""Counters of the shelf that grow while the server is at work."""
 KEPT_TOKENIZERS = 64
 """Uploaded tokenizers; the oldest is forgotten first, and uploaded again when missed."""
 
@@ -57,7 +62,7 @@ class Library:
         self._listing_lock = asyncio.Lock()
         self._tokenizers: OrderedDict[str, TextTokenizer] = OrderedDict()
         self._shards: OrderedDict[tuple[str, TokenSpec], ShardTokens] = OrderedDict()
-        self._pending: dict[tuple[str, TokenSpec], asyncio.Task[ShardTokens]] = {}
+        self._pending: dict[Hashable, asyncio.Task[Any]] = {}
         self._texts: OrderedDict[str, list[str]] = OrderedDict()
         self._orders: OrderedDict[tuple[int | None, int], Order] = OrderedDict()
         self._reported_cuts: set[tuple[str, int, TokenSpec]] = set()
@@ -78,8 +83,8 @@ class Library:
 
     @property
     def progress(self) -> int:
-        """Characters tokenized and bytes fetched so far: a sign of life for those who wait."""
-        return self._num_characters + self.shelf.counters["fetched_bytes"]
+        """All that was done so far: a sign of life for those who wait, and without a unit."""
+        return self._num_characters + sum(self.shelf.counters[name] for name in SIGNS_OF_LIFE)
 
     async def quickly(self, function: Callable[[], T]) -> T:
         """Runs what takes no more than moments outside the event loop; raises StoppingError."""
@@ -140,18 +145,34 @@ class Library:
         shard = listing.shards[index]
         found = self._texts.get(shard.fingerprint)
         self.metrics.count_cache("text", hit=found is not None)
-        if found is None:
-            found = await self._run(self._preparing, lambda: self._read_whole(shard, listing.spec))
-            self._texts[shard.fingerprint] = found
-            while len(self._texts) > KEPT_TEXT_SHARDS:
-                self._texts.popitem(last=False)
+        if found is not None:
+            return found
+        return await self._once(shard.fingerprint, lambda: self._read(shard, listing.spec))
+
+    async def _read(self, shard: Shard, spec: SourceSpec) -> list[str]:
+        def work() -> list[str]:
+            texts, size = self.shelf.read_shard(shard, spec), spec.num_parts
+            if size == 1:
+                return texts
+            return ["".join(texts[start : start + size]) for start in range(0, len(texts), size)]
+
+        found = self._texts[shard.fingerprint] = await self._run(self._preparing, work)
+        while len(self._texts) > KEPT_TEXT_SHARDS:
+            self._texts.popitem(last=False)
         return found
 
-    def _read_whole(self, shard: Shard, spec: SourceSpec) -> list[str]:
-        texts, size = self.shelf.read_shard(shard, spec), spec.num_parts
-        if size == 1:
-            return texts
-        return ["".join(texts[start : start + size]) for start in range(0, len(texts), size)]
+    async def _once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of `work`, done once for all who ask for it meanwhile, or who ask again."""
+        task: asyncio.Task[T] | None = self._pending.get(key)
+        if task is None:
+            task = self._pending[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return await asyncio.shield(task)
+
+    def _forget(self, key: Hashable, task: asyncio.Task[Any]) -> None:
+        del self._pending[key]
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone: it is no complaint of asyncio's then
 
     async def group(
         self,
@@ -229,12 +250,7 @@ class Library:
         if found is not None:
             self._shards.move_to_end(key)
             return found
-        task = self._pending.get(key)
-        if task is None:
-            task = asyncio.create_task(self._prepare(shard, source, spec, tokenizer))
-            self._pending[key] = task
-            task.add_done_callback(lambda done: self._keep(key, done))
-        return await asyncio.shield(task)
+        return await self._once(key, lambda: self._prepare(shard, source, spec, tokenizer))
 
     async def _prepare(
         self, shard: Shard, source: SourceSpec, spec: TokenSpec, tokenizer: TextTokenizer
@@ -265,16 +281,11 @@ class Library:
         if seconds is not None:
             self.metrics.num_shards_prepared += 1
             self.metrics.shard_prepare_seconds += seconds
-        return tokens
-
-    def _keep(self, key: tuple[str, TokenSpec], task: asyncio.Task[ShardTokens]) -> None:
-        del self._pending[key]
-        if task.cancelled() or task.exception() is not None:
-            return
-        self._shards[key] = task.result()
+        self._shards[shard.fingerprint, spec] = tokens
         num_bytes = sum(shard.tokens.nbytes for shard in self._shards.values())
         while num_bytes > KEPT_TOKEN_BYTES and len(self._shards) > 1:
             num_bytes -= self._shards.popitem(last=False)[1].tokens.nbytes
+        return tokens
 
     def _report(self, num_characters: int) -> None:
         if self._stopping.is_set():

@@ -83,6 +83,7 @@ def agree(proposed: object, listings: Sequence[Listing], vocab_size: int) -> Pla
     version = fields.integer("version", 0, MAX_COUNT) if fields.has("version") else VERSION
     if version != VERSION:
         raise mismatch("version", version, VERSION)
+    fields.discard("version")  # null is as left out
     sources = _agree_sources(fields, listings)
     tokenizer = _agree_tokenizer(fields.mapping("tokenizer"), vocab_size)
     sequence_tokens = fields.integer("sequence_length", 1, MAX_SEQUENCE_TOKENS)

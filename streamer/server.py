@@ -28,9 +28,14 @@ from streamer.lifetime import allow_many_files, stop_on_signals, stop_with_paren
 from streamer.logs import event
 from streamer.metrics import Metrics
 from streamer.protocol import PATH, Limits
+from streamer.signs import while_waiting
+from streamer.sources.listing import Listing
 from streamer.sources.spec import SourceSpec
 
 log = logging.getLogger(__name__)
+
+LISTING_SECONDS = 10.0
+"""How often the log says how far it is while sources are listed, which may take minutes."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ async def serve(options: ServerOptions) -> None:
         stop_with_parent(stop)
     _reload_on_signal(tokens, tls, options)
     library = Library(options.sources, TokenCache(options.cache_dir, options.cache_bytes))
-    listing_task = asyncio.create_task(library.listings())
+    listing_task = asyncio.create_task(list_sources(library))
     stop_task = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({listing_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
@@ -93,6 +98,20 @@ async def serve(options: ServerOptions) -> None:
         listing_task.cancel()
         stop_task.cancel()
         library.close()
+
+
+async def list_sources(library: Library) -> tuple[Listing, ...]:
+    """What is served; the log says now and then how many files that were, if there were more."""
+    done = library.progress
+
+    async def tell() -> None:
+        nonlocal done
+        if library.progress != done:
+            done, counters = library.progress, library.shelf.counters
+            counts = {name: counters[name] for name in ("hashed_files", "listed_files")}
+            event(log, logging.INFO, "listing", **counts)
+
+    return await while_waiting(library.listings(), tell, LISTING_SECONDS)
 
 
 async def _serve_library(

@@ -23,7 +23,7 @@ from streamer.transport import (
     StreamError,
     TransientError,
     connected,
-    receive,
+    receive_answer,
     with_retries,
 )
 
@@ -35,7 +35,7 @@ CLOSE_SECONDS = 5.0
 CHECK_SECONDS = 5.0
 """How often a waiting consumer looks whether its event loop is still there."""
 
-Upload = Callable[[aiohttp.ClientWebSocketResponse, str], Awaitable[None]]
+Upload = Callable[[aiohttp.ClientWebSocketResponse, str, Deadline], Awaitable[None]]
 """Makes the tokenizer with a hash known to the server of a connection."""
 
 
@@ -196,7 +196,7 @@ class Stream:
                 if error.code != "unknown_tokenizer":
                     raise
                 # Over the same connection: the next may lead to another replica.
-                await upload(socket, self.plan["tokenizer"]["hash"])
+                await upload(socket, self.plan["tokenizer"]["hash"], self._deadline)
                 await socket.send_json(message)
                 await self._receive_opened(socket, credit)
             granting = asyncio.create_task(self._grant_credit(socket))
@@ -206,7 +206,7 @@ class Stream:
                 granting.cancel()
 
     async def _receive_opened(self, socket: aiohttp.ClientWebSocketResponse, credit: int) -> None:
-        opened = await self._next_message(socket)
+        opened = await receive_answer(socket, self._deadline)
         if isinstance(opened, bytes) or opened["op"] != "opened":
             raise TransientError("the server answered something else")
         try:  # no checksum covers control messages, but the plan's own hash does
@@ -225,23 +225,9 @@ class Stream:
             self._expected, self.plan, self.plan_id = cursor, plan, opened["plan_id"]
             self._condition.notify_all()
 
-    async def _next_message(
-        self, socket: aiohttp.ClientWebSocketResponse
-    ) -> dict[str, Any] | bytes:
-        """The next message that is not a mere sign of life."""
-        progress = None
-        while True:
-            message = await receive(socket)
-            self._deadline.hear()
-            if isinstance(message, bytes) or message["op"] != "preparing":
-                return message
-            if message.get("progress") != progress:
-                self._deadline.advance()
-            progress = message.get("progress")
-
     async def _receive_batches(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:
-            message = await self._next_message(socket)
+            message = await receive_answer(socket, self._deadline)
             if isinstance(message, bytes):
                 self._receive_frames(message)
             elif message["op"] == "end":

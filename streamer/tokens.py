@@ -71,7 +71,7 @@ class TextTokenizer:
         self.vocab_size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
 
     def encode(self, documents: Sequence[str]) -> Iterator[tuple[int, list[list[int]]]]:
-        """Pairs of UTF-8 bytes encoded and token ids of each document, some at a time.
+        """Some documents at a time: how many characters they have, and the token ids of each.
 
         Raises RequestError for text that the tokenizer has no tokens for.
         """

@@ -58,6 +58,10 @@ class TransientError(Exception):
     """Something that another connection may cure."""
 
 
+class GivenUpError(TransientError):
+    """Something that the server tried, and gave up after a time of its own."""
+
+
 FAULTS = (TransientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 
 
@@ -147,8 +151,8 @@ def _certificate_problem(error: Exception) -> str:
 async def receive(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any] | bytes:
     """The next message: a JSON object, or a data frame.
 
-    Raises TransientError at the end of a connection and for an error that is worth another try,
-    StreamError for one that is not.
+    Raises TransientError at the end of a connection, GivenUpError for an error that is worth
+    another try, StreamError for one that is not.
     """
     message = await socket.receive()
     if message.type is aiohttp.WSMsgType.BINARY:
@@ -163,7 +167,7 @@ async def receive(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any] | b
     if operation == "error":
         code, text = str(value.get("code")), str(value.get("message"))
         if value.get("retry"):
-            raise TransientError(text)
+            raise GivenUpError(text)
         raise StreamError(code, str(value.get("field")), text)
     if operation == "bye":
         raise TransientError("the server is stopping")
@@ -178,6 +182,7 @@ class Deadline:
         self.num_advances = 0
         self._since = self._heard = time.monotonic()
         self._paused = False
+        self._was_given_up = False
         self._last_fault = ""
         self._num_faults = 0
 
@@ -187,6 +192,12 @@ class Deadline:
         self._num_faults = 0
         self._since = self._heard = time.monotonic()
         self._paused = paused
+        self._was_given_up = False
+
+    def extend(self) -> None:
+        """Begins anew for a server that is at work, unless it gave up: it might do so for ever."""
+        if not self._was_given_up:
+            self.advance()
 
     def hear(self) -> None:
         """Notes a message, which need not be progress."""
@@ -199,16 +210,17 @@ class Deadline:
             return self.seconds
         return self._since + self.seconds - time.monotonic()
 
-    def note(self, fault: str) -> None:
+    def note(self, url: str, fault: BaseException) -> None:
         """Remembers why, for the error that may come of it."""
-        self._last_fault = one_line(fault)
+        self._last_fault = one_line(f"{without_secrets(url)}: {fault or type(fault).__name__}")
         self._num_faults += 1
+        self._was_given_up |= isinstance(fault, GivenUpError)
 
     def error(self, urls: Sequence[str]) -> StreamError:
         """What the user is told."""
         shown = ", ".join(without_secrets(url) for url in urls)
         text = f"no progress for {self.seconds:g} s from {shown}"
-        if self._last_fault:
+        if self._num_faults:
             text += f" ({self._num_faults} attempts failed, the last: {self._last_fault})"
         return StreamError("deadline", "", text)
 
@@ -234,6 +246,21 @@ class Deadline:
         timeout.reschedule(asyncio.get_running_loop().time())
 
 
+async def receive_answer(
+    socket: aiohttp.ClientWebSocketResponse, deadline: Deadline
+) -> dict[str, Any] | bytes:
+    """The next message that is not a mere sign of life; raises what `receive` does."""
+    progress = None
+    while True:
+        message = await receive(socket)
+        deadline.hear()
+        if isinstance(message, bytes) or message["op"] != "preparing":
+            return message
+        if message.get("progress") != progress:
+            deadline.extend()
+        progress = message.get("progress")
+
+
 async def with_retries(
     urls: Sequence[str], deadline: Deadline, attempt: Callable[[str], Awaitable[T]]
 ) -> T:
@@ -256,7 +283,7 @@ async def with_retries(
         except FAULTS as fault:
             if deadline.left_seconds <= 0:
                 raise deadline.error(urls) from fault
-            deadline.note(f"{without_secrets(url)}: {fault or type(fault).__name__}")
+            deadline.note(url, fault)
         if deadline.num_advances != num_advances:
             since = time.monotonic()
         longest = max(FIRST_DELAY_SECONDS, (time.monotonic() - since) * DELAY_SHARE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
 import time
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 NUM_REQUESTS = 32
 """Made to a store at once while it is listed: nearly all of that is waiting for answers."""
+SIGN_SECONDS = 1.0
+"""How often a wait for a store is counted, as a sign of life."""
 PROGRESS_BYTES = 64 << 10
 """An attempt that gains as much is no failure, however it ends: patience begins anew."""
 
@@ -58,7 +61,7 @@ class Counters:
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, count: int = 1) -> None:
-        """Counts `requests`, `retries`, `fetched_bytes`, `bad_documents` or `document_*`."""
+        """Counts requests, retries and waits, files, bytes and documents by what befell them."""
         with self._lock:
             self._counts[name] += count
 
@@ -139,8 +142,7 @@ class RemoteStore(ABC):
                     retry=True,
                 ) from error
             self.counters.add("retries")
-            if wait((self._stopped,), timeout=pause).done:
-                raise SourceError("the server is stopping", retry=True)
+            self._wait(pause)
 
     def _pause(self, num_failures: int, asked_seconds: float | None) -> float:
         """Full jitter, so that many readers do not come back at once."""
@@ -153,11 +155,11 @@ class RemoteStore(ABC):
         from fsspec.asyn import get_loop
 
         future = asyncio.run_coroutine_threadsafe(coroutine, get_loop())
-        awaited: tuple[Future[Any], ...] = (future, self._stopped)
-        wait(awaited, return_when=FIRST_COMPLETED)
-        if not future.done():
+        try:
+            self._wait(math.inf, future)
+        except SourceError:
             future.cancel()
-            raise SourceError("the server is stopping", retry=True)
+            raise
         return future.result()
 
     def in_time(self, work: Callable[[], T], seconds: float | None = None) -> T:
@@ -174,13 +176,26 @@ class RemoteStore(ABC):
                 future.set_exception(error)
 
         threading.Thread(target=run, name="store", daemon=True).start()
-        awaited: tuple[Future[Any], ...] = (future, self._stopped)
-        wait(awaited, seconds or self.patience.deadline_seconds, FIRST_COMPLETED)
+        self._wait(seconds or self.patience.deadline_seconds, future)
         if not future.done():
-            if self._stopped.done():
-                raise SourceError("the server is stopping", retry=True)
             raise TroubleError("it does not answer in time")
         return future.result()
+
+    def _wait(self, seconds: float, *futures: Future[Any]) -> None:
+        """Waits for one of `futures`, at most so long; raises SourceError when the server stops.
+
+        It is a sign of life of the server, whose patience has its own end.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            left = end - time.monotonic()
+            timeout = min(max(left, 0.0), SIGN_SECONDS)
+            done = wait((*futures, self._stopped), timeout, FIRST_COMPLETED).done
+            if done == {self._stopped}:
+                raise SourceError("the server is stopping", retry=True)
+            if done or left <= SIGN_SECONDS:
+                return
+            self.counters.add("waits")
 
     async def collect(
         self, chunks: AsyncIterator[bytes], num_skipped: int, num_wanted: int, into: Sink

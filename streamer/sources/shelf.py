@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from streamer.disk import CacheDisk
 from streamer.errors import SourceError
@@ -42,6 +42,19 @@ WHOLE_BUFFER_BYTES = 8 << 20
 COUNTED_BYTES = 256 << 20
 """A bad line further from the start of its file is named by its byte: its number is not worth
 reading so much."""
+
+
+class _CountedFile(io.FileIO):
+    """A local file; what is read of it is counted."""
+
+    def __init__(self, path: str, counters: Counters) -> None:
+        super().__init__(path)
+        self._counters = counters
+
+    def readinto(self, buffer: Any) -> int:
+        num_bytes = super().readinto(buffer)
+        self._counters.add("read_bytes", num_bytes)
+        return num_bytes
 
 
 class Shelf:
@@ -81,7 +94,7 @@ class Shelf:
             if is_remote:
                 files = self._stores.find(spec.address)
             else:
-                files = list(pool.map(self._memo.describe, find_local(spec.address)))
+                files = list(pool.map(self._describe, find_local(spec.address)))
             found = list(pool.map(lambda file: self._list_file(file, spec), files))
         found = [each for each in found if each[0]]
         if not found:
@@ -137,6 +150,11 @@ class Shelf:
         self.counters.add("document_misses" if found is None else "document_hits")
         return found
 
+    def _describe(self, path: str) -> SourceFile:
+        file = self._memo.describe(path)
+        self.counters.add("hashed_files")
+        return file
+
     def _list_file(self, file: SourceFile, spec: SourceSpec) -> tuple[FileShards, str]:
         """The shards of a file, and their fingerprints."""
         counts, footer_digest = None, ""
@@ -153,7 +171,9 @@ class Shelf:
         elif file.format == "jsonl" and spec.on_bad_document == "error":
             self._check_first_line(file, spec)
         shards = shards_of(file, spec, counts)
-        return shards, shards.fingerprints
+        found = shards, shards.fingerprints
+        self.counters.add("listed_files")
+        return found
 
     def _check_first_line(self, file: SourceFile, spec: SourceSpec) -> None:
         bad = BadDocuments(file.name, is_skipping=False)
@@ -217,6 +237,7 @@ class Shelf:
                 return f"line {jsonl.line_number(stream, position)}"
 
             texts = jsonl.read_documents(stream, start, stop, spec, bad, line_at)
+        self.counters.add("read_documents", len(texts))
         return Documents(texts, bad.num_documents, bad.first)
 
     def _read_tail(self, file: SourceFile) -> bytes:
@@ -243,7 +264,8 @@ class Shelf:
     def _open(self, file: SourceFile) -> BinaryIO:
         if not self._is_remote(file):
             try:
-                return open(file.address, "rb", buffering=BUFFER_BYTES)
+                local = _CountedFile(file.address, self.counters)
+                return io.BufferedReader(local, BUFFER_BYTES)
             except OSError as error:
                 raise SourceError(f"cannot read {file.name}: {error.strerror or error}") from error
         store = self._stores.of(file.address)

@@ -48,8 +48,8 @@ class FileServer:
     """Serves `files` by path with ranges and ETags; each request takes one of `faults`, if any.
 
     A fault is a status ("429", "503 2" with Retry-After), "stall", "cut" or "reset" after half of
-    the body, "silent" (no answer at all), "whole" (all of the file with status 200), or "" for
-    none.
+    the body, "drip 2" (the body in two seconds), "silent" (no answer at all), "whole" (all of the
+    file with status 200), or "" for none.
     """
 
     def __init__(self) -> None:
@@ -158,6 +158,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_body(self, body: bytes, fault: str) -> None:
         with contextlib.suppress(OSError):
+            if fault.startswith("drip "):
+                for at in range(0, len(body), size := len(body) // 8 + 1):
+                    self.wfile.write(body[at : at + size])
+                    self.owner.stopping.wait(float(fault[5:]) / 8)
+                return
             if fault not in ("stall", "cut", "reset"):
                 self.wfile.write(body)
                 self.owner.num_bytes += len(body)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from streamer.bench import ClientError, run_clients
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +38,12 @@ def test_it_prints_every_figure(corpus: Path) -> None:
     assert all(figures[name] > 0 for name in POSITIVE)
     assert figures["first_batch_seconds"] > figures["first_batch_cached_seconds"]
     assert len(figures["server_memory_mb"]) == 3
+
+
+def test_a_client_that_dies_ends_the_others() -> None:
+    with pytest.raises(ClientError, match="gave no figures"):
+        run_clients(2, "no address", "", {}, 1, 0.1)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,23 @@ def test_embedded_start_has_a_deadline(corpus: Path, tmp_path: Path) -> None:
         pass
 
 
+SLOW_SERVER = """
+import sys, time
+for _ in range(5):
+    time.sleep(0.25)
+    print("listing", file=sys.stderr, flush=True)
+print("listening on ws://127.0.0.1:1/ws", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_embedded_waits_for_one_that_lists_its_sources_still(tmp_path: Path) -> None:
+    embedded = EmbeddedStreamer([], log_path=tmp_path / "log", startup_seconds=1.0)
+    embedded._command = [sys.executable, "-c", SLOW_SERVER]
+    with embedded:
+        assert embedded.url == "ws://127.0.0.1:1/ws"
+
+
 PARENT = """
 import os, sys, time
 from pathlib import Path
