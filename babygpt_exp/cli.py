@@ -92,7 +92,8 @@ def compose_and_run(composed: DictConfig) -> float:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_in_sweep(composed, folder)
     try:
-        return run(checked(composed), folder, resume=composed.get("resume") is not None)
+        resume = composed.get("resume") is not None
+        return run(checked(composed, resume), folder, resume=resume)
     except (UserError, OSError) as error:
         remove_empty(folder)
         leave(error)
@@ -106,13 +107,14 @@ def run_in_sweep(composed: DictConfig, folder: Path) -> float:
     value = finished(folder, overrides)
     if value is not None:
         return value
+    resume = RunFolder(folder).config.exists()
     try:
         try:
-            config = checked(composed)
+            config = checked(composed, resume)
         except UserError as error:
             record_refusal(folder, overrides, one_line(error))
             raise
-        return run(config, folder, resume=RunFolder(folder).config.exists())
+        return run(config, folder, resume=resume)
     except RunPruned as error:
         print(one_line(error), flush=True)
         return PrunedValue(error.bits_per_byte)
@@ -124,16 +126,19 @@ def run_in_sweep(composed: DictConfig, folder: Path) -> float:
         refresh_report(folder.parent)
 
 
-def checked(composed: DictConfig) -> Config:
-    """The config, with everything checked that can be before a run is started."""
+def checked(composed: DictConfig, resume: bool) -> Config:
+    """The config, with everything checked that can be before a run is started or goes on."""
     from babygpt_exp.compose import load_composed
     from babygpt_exp.hardware import choose_machine
     from babygpt_exp.parallel.ranks import starts_ranks
+    from babygpt_exp.tokenizer import FileConfig, check_is_file
     from babygpt_exp.tracking.config import WandbConfig
 
     config = load_composed(composed, HydraConfig.get().overrides.task)
     choose_machine(config.hardware, config.precision)
     starts_ranks(config)
+    if isinstance(config.tokenizer, FileConfig) and not resume and config.init_from is None:
+        check_is_file(Path(config.tokenizer.path))  # else the checkpoint has it
     if isinstance(config.logger, WandbConfig) and config.logger.mode == "online":
         from babygpt_exp.tracking.account import check_key
 

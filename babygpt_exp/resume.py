@@ -134,6 +134,8 @@ def check_tokenizer(saved: SavedRun, config: Config) -> None:
         raise ConfigError(f"{own} is not the tokenizer of {saved.checkpoint}")
     if isinstance(config.tokenizer, FileConfig):
         path = Path(config.tokenizer.path)
+        if not path.is_file() and str(path) == saved.config["tokenizer"].get("path"):
+            return  # it has moved, and is not needed any more
         if read_tokenizer(path, config.tokenizer.end_of_text).json != saved.tokenizer.json:
             raise ConfigError(f"tokenizer.path={path} is not the tokenizer of the run; take {own}")
 

@@ -51,7 +51,8 @@ class SamplingConfig:
     """How samples are drawn during training."""
 
     num_auto: int
-    """Samples a round that start from validation text, of kind `auto`."""
+    """Samples a round that start from validation text, of kind `auto`, one from each of its first
+    blocks: fewer where it has fewer."""
     prompt_tokens: int
     """Tokens of validation text that such a sample starts from."""
     max_new_tokens: int

@@ -49,7 +49,7 @@ class SavedRun:
     tokenizer: TextTokenizer | None
     """Tokenizer of the checkpoint."""
     stream: Mapping[str, Any] | None
-    """Plan and cursor of the checkpoint."""
+    """Plans and cursor of the checkpoint."""
     summary: Mapping[str, Any]
     """summary.json; empty if it can not be read."""
     damaged: list[str]
@@ -72,8 +72,10 @@ class SavedRun:
         return f"going on after step {self.step:,} of {num_steps:,}, from {self.checkpoint}"
 
     def check_stream(self, data: StreamDataModule) -> None:
-        """Put connected data back to the cursor; UserError if the text is not the same."""
+        """Put connected data back to the cursor; ConfigError if the text is not the same, that to
+        train on or that to validate on."""
         from streamer.client import StreamError
+        from streamer.plan import plan_id
 
         if self.stream is None:
             return
@@ -90,6 +92,14 @@ class SavedRun:
             ).close()
         except StreamError as error:
             raise ConfigError(f"{self.folder.path} can not go on: {error}") from error
+        validated = self.stream.get("validation_plan")  # older checkpoints have none
+        assert data.validation_plan is not None
+        if validated is not None and plan_id(validated) != plan_id(data.validation_plan):
+            source = ", ".join(data.config.data.validation_sources)
+            raise ConfigError(
+                f"{self.folder.path} can not go on: data.validation_source={source} has changed "
+                "since, and its losses would be of other text; put it back, or start a new run"
+            )
 
 
 def read_run(path: Path) -> SavedRun:

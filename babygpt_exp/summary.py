@@ -11,9 +11,6 @@ from typing import Any
 STILL_RUNNING = "still running, or killed before it could say why"
 """Error of the first summary: true unless another one is written."""
 
-STATUSES = ("completed", "failed", "interrupted")
-"""How a run can end."""
-
 PACKAGES = ("babygpt-exp", "torch", "lightning", "hydra-core", "tokenizers", "aiohttp", "wandb")
 """Packages whose versions decide a run."""
 

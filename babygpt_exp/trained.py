@@ -47,6 +47,8 @@ class Trained:
     """The file it comes from."""
     step: int
     """Optimizer steps that it was trained."""
+    tokens: int
+    """Tokens that it was trained on, prompts included and padding left out."""
     template: Template | None = None
     """The template of the prompts that it was trained to answer; None where it was on text."""
 
@@ -78,7 +80,9 @@ def load_trained(path: Path, checkpoint: str = "last") -> Trained:
     load_weights(model, state, file)
     model.eval().requires_grad_(False)
     template = template_of(state["StreamDataModule"]["plan"])
-    return Trained(model, tokenizer, config, file, int(state["global_step"]), template)
+    return Trained(
+        model, tokenizer, config, file, int(state["global_step"]), int(ours["tokens"]), template
+    )
 
 
 def tokenizer_of(state: Mapping[str, Any]) -> TextTokenizer:

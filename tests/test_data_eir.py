@@ -193,6 +193,8 @@ class TestConfig:
             ("data.batch_size=513", "data.batch_size=513 must be between 1 and 512"),
             ("data.reset=maybe", "data.reset=maybe must be true or false"),
             ("+data.batchsize=5", "did you mean data.batch_size"),
+            ("++data.seed=2", "unknown key data.seed"),  # the order is the server's
+            ("++data.shuffle_shards=2", "unknown key data.shuffle_shards"),
         ],
     )
     def test_refused(self, override: str, words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,9 @@ from hydra import compose, initialize_config_dir
 from babygpt_exp.config import load
 from babygpt_exp.data.module import StreamDataModule
 from babygpt_exp.errors import ConfigError, UserError
+from babygpt_exp.folder import RunFolder
 from babygpt_exp.options import CONF
+from babygpt_exp.saved import SavedRun
 from babygpt_exp.tokenizer import END_OF_TEXT
 
 TRAIN = [f"{n}: the river runs under the bridge, and Steven waits.\n" * 9 for n in range(60)]
@@ -105,6 +108,24 @@ def test_a_limit_takes_its_first_tokens(connect: Connect) -> None:
     assert batch.num_targets == batch.text_bytes == 192
     found = module.tokenizer.decode(batch.targets[batch.targets >= 0].tolist())
     assert found == HELD_OUT[0][:192]
+
+
+def test_a_run_does_not_go_on_with_other_text(connect: Connect, tmp_path: Path) -> None:
+    def check(stream: dict[str, Any], module: StreamDataModule) -> None:
+        SavedRun(RunFolder(tmp_path), None, 0, {}, None, stream, {}, []).check_stream(module)
+
+    module = connect("other.parquet", "tokenizer=bytes")
+    next(module.train_dataloader())
+    state = module.state_dict()
+    check(state, module)
+    pq.write_table(pa.table({"text": HELD_OUT[1:]}), tmp_path / "other.parquet")
+    changed = connect("other.parquet", "tokenizer=bytes")
+    with pytest.raises(
+        ConfigError, match=r"validation_source=.*/other\.parquet has changed"
+    ) as caught:
+        check(state, changed)
+    assert "\n" not in str(caught.value)
+    check({key: state[key] for key in ("plan", "cursor")}, changed)  # as it was before
 
 
 @pytest.mark.parametrize("name", ["nowhere.parquet", "empty.jsonl"])

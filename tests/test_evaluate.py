@@ -142,7 +142,7 @@ class TestScores:
     @pytest.mark.parametrize("tokenizer", [BPE, BYTES], ids=["bpe", "bytes"])
     def test_count_every_byte_once(self, tokenizer: TextTokenizer) -> None:
         found = evaluate(small_model(tokenizer=tokenizer), tokenizer, [TEXTS])
-        sizes = tokenizer.token_bytes("")
+        sizes = tokenizer.token_sizes("")
         tokens = [token for text in tokenizer.encode_all(TEXTS) for token in text]
         assert found.text_bytes == sum(len(text.encode()) for text in TEXTS)
         assert found.text_bytes == sum(sizes[token] for token in tokens)

@@ -49,7 +49,7 @@ def test_bits_per_byte_does_not_depend_on_the_tokenizer() -> None:
 
 
 def sizes_of(tokenizer: TextTokenizer) -> list[float]:
-    sizes = tokenizer.token_bytes("sample")
+    sizes = tokenizer.token_sizes("sample")
     assert len(sizes) == tokenizer.vocab_size
     return sizes
 
@@ -104,17 +104,28 @@ def test_end_of_text_counts_nothing() -> None:
 
 def test_all_other_tokens_count(word_level: TextTokenizer) -> None:
     for tokenizer in (BPE, BYTES, word_level):
-        sizes = tokenizer.token_bytes(WORDS)
+        sizes = tokenizer.token_sizes(WORDS)
         special = tokenizer.inner.get_added_tokens_decoder()
         assert all(size > 0 for i, size in enumerate(sizes) if i not in special)
 
 
 def test_other_tokenizers_count_the_mean(word_level: TextTokenizer) -> None:
     assert not is_byte_level(word_level.inner)
-    sizes = word_level.token_bytes(WORDS)
+    sizes = word_level.token_sizes(WORDS)
     tokens = word_level.encode(WORDS)
     assert sum(sizes[token] for token in tokens) == pytest.approx(len(WORDS.encode()))
     assert sizes[word_level.end_of_text] == 0
+
+
+def test_added_tokens_count_what_decode_gives() -> None:
+    inner = Tokenizer.from_str(BPE.json)
+    names = ["\u6c34", "<tool>", "a b"]
+    inner.add_tokens(names)
+    tokenizer = TextTokenizer(inner, BPE.end_of_text)
+    sizes = tokenizer.token_sizes("")
+    for name, token in zip(names, map(inner.token_to_id, names), strict=True):
+        assert tokenizer.decode([token]) == name
+        assert sizes[token] == len(name.encode())
 
 
 def test_byte_level_is_told_apart() -> None:

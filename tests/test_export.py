@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from babygpt_exp.errors import ConfigError
 from babygpt_exp.evaluation.likelihood import evaluate
 from babygpt_exp.export.architectures import refused
+from babygpt_exp.export.card import facts
 from babygpt_exp.export.cli import main
 from babygpt_exp.export.folder import export
 from babygpt_exp.generation.engine import Engine
@@ -167,6 +169,18 @@ class TestFolder:
         assert f"{16_384:,} tokens, {summary['steps']:,} steps" in card
         assert "data=sample (sample)" in card
         assert str(tiny_run.folder) not in card
+
+    def test_card_leaves_padding_out_and_has_no_losses_of_another_step(
+        self, tiny_run: TinyRun, tmp_path: Path
+    ) -> None:
+        """Of a run that was stopped behind its last validation."""
+        stopped = tmp_path / "run"
+        shutil.copytree(tiny_run.folder / "checkpoints", stopped / "checkpoints")
+        summary = tiny_run.outcome.summary | {"status": "interrupted"}
+        (stopped / "summary.json").write_text(json.dumps(summary))
+        found = facts(replace(load_trained(stopped), tokens=1_234))
+        assert found["trained on"].startswith("1,234 tokens, 16 steps of 1,024")
+        assert "validation" not in found
 
     def test_generation_ends_at_the_end_of_text(self, folder: Path, tiny: Trained) -> None:
         found = json.loads((folder / "generation_config.json").read_text())

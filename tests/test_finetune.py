@@ -96,6 +96,8 @@ def test_takes_model_and_tokenizer(tuned: Tuned, tiny_run: TinyRun) -> None:
     base, found = load_trained(tiny_run.folder), load_trained(tuned.folder)
     assert found.tokenizer.json == base.tokenizer.json
     assert found.config.init_from == "base"
+    assert found.tokens == read_summary(tuned.folder)["tokens"]
+    assert found.tokens < found.step * found.config.run.batch_tokens  # which has padding
     for group in ("model", "arch", "tokenizer"):
         assert found.config.plain[group] == base.config.plain[group]
     written = OmegaConf.load(tuned.folder / "config.yaml")

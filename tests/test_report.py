@@ -89,15 +89,10 @@ class TestKeys:
         runs = sorted(report.runs, key=lambda run: run.number or 0)
         return {key: [run.varied[key] for run in runs] for key in report.keys}
 
-    def test_order_is_that_of_sweep_json(self, tmp_path: Path) -> None:
-        typed = {"overrides": ["seed=1,2", "optimizer=muon,adamw", "model=nano"]}
-        (tmp_path / "sweep.json").write_text(json.dumps(typed))
-        found = self.keys_of(tmp_path, ("optimizer=muon", "seed=1"), ("optimizer=adamw", "seed=2"))
-        assert list(found) == ["seed", "optimizer"]
-
     def test_what_is_going_to_vary_has_a_column_from_the_first_job_on(self, tmp_path: Path) -> None:
         words = ["optimizer=muon,adamw", "seed=range(1,4)", "model=nano", "tags=[a,b]", "=,"]
-        (tmp_path / "sweep.json").write_text(json.dumps({"overrides": words}))
+        typed = json.dumps({"hydra": {"overrides": {"task": words}}})
+        (tmp_path / "multirun.yaml").write_text(typed)
         found = self.keys_of(tmp_path, ("optimizer=muon", "seed=1", "tags=[a,b]"))
         assert found == {"optimizer": ["muon"], "seed": ["1"]}
 
@@ -107,10 +102,9 @@ class TestKeys:
         found = self.keys_of(tmp_path, ("optimizer=muon", "seed=1"), ("optimizer=adamw", "seed=2"))
         assert list(found) == ["seed", "optimizer"]
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", '{"overrides": 3}', "{}"])
-    def test_a_broken_sweep_json_is_none(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "sweep.json").write_text(text)
-        (tmp_path / "multirun.yaml").write_text("- a: {")
+    @pytest.mark.parametrize("text", ["", "- a: {", "{}", "hydra: {overrides: {task: null}}"])
+    def test_a_broken_multirun_yaml_is_none(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "multirun.yaml").write_text(text)
         found = self.keys_of(tmp_path, ("optimizer=muon", "seed=1"), ("optimizer=adamw", "seed=2"))
         assert list(found) == ["optimizer", "seed"]
 

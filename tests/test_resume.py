@@ -324,6 +324,21 @@ class TestGoingOn:
         assert read_run(copy).step == 20
 
 
+def test_summary_counts_the_steps_that_are_saved(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Of a run that is stopped between two rows, in a part of a step, and then before the next."""
+    deaths = (Death(f"{MODULE}.training_step", call, signal.SIGTERM) for call in (15, 1))
+    typed = ([*UNEVEN, "hydra.run.dir=run", "logger=none"], ["resume=run"])
+    for arguments, death in zip(typed, deaths, strict=True):
+        (end,) = run_all([(arguments, death)], cwd=tmp_path, env=environment)
+        assert end.exit_code == 143, end.errors
+        summary, saved = read_summary(tmp_path / "run"), load(tmp_path / "run", "last.ckpt")
+        assert (summary["steps"], summary["tokens"]) == (7, 7 * 1024)
+        assert (saved["global_step"], saved["babygpt"]["tokens"]) == (7, 7 * 1024)
+    assert read_rows(tmp_path / "run")[-1]["step"] == "6"
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, W&B's apart."""
     files = (path for path in folder.rglob("*") if path.is_file() and "wandb" not in path.parts)

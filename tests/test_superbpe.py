@@ -40,7 +40,7 @@ def random_documents(seed: int) -> list[str]:
 DOCUMENTS = random_documents(1)
 SIZE, SHARE = 400, 0.8
 SUPER = train_superbpe(SIZE, DOCUMENTS, SHARE)
-SIZES = SUPER.token_bytes("")
+SIZES = SUPER.token_sizes("")
 SERVED = streamer_tokens.TextTokenizer(SUPER.json)
 PIECES = ["by the way", " the", "\r\n", "\n\n", "\0", "  ", "12", "\u00e9", "\u6c34", "\ufeff"]
 TEXT = st.text() | st.lists(st.sampled_from([*PIECES, *SENTENCES])).map("".join)

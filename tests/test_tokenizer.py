@@ -24,7 +24,7 @@ from babygpt_exp.tokenizer.bpe import chunks
 DOCUMENTS = [f"Document {i}: the river ran over hill {i * i}.\r\n" * 3 for i in range(50)]
 
 WHOLE = train_bpe(400, DOCUMENTS, "none")
-WHOLE_SIZES = WHOLE.token_bytes("")
+WHOLE_SIZES = WHOLE.token_sizes("")
 
 
 def no_documents(count: int) -> list[str]:
@@ -170,5 +170,5 @@ class TestFile:
             read_tokenizer(path, END_OF_TEXT)
 
     def test_refuses_a_file_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="is no file"):
-            FileConfig("file", str(tmp_path / "nowhere.json"), END_OF_TEXT)
+        with pytest.raises(ConfigError, match="is no file"):
+            read_tokenizer(tmp_path / "nowhere.json", END_OF_TEXT)

@@ -86,7 +86,8 @@ class Metrics(L.Callback):
 
     Who knows the model sets `parameters` and `flops_per_token`, who knows the machine
     `peak_flops`, its FLOP/s; without them there is no utilization. Ranks other than the first
-    measure too, since losses are of all, and have no logger to tell.
+    measure too, since losses are of all, and have no logger to tell. `step` and `tokens` are of the
+    newest whole step, logged or not.
     """
 
     def __init__(
@@ -108,22 +109,24 @@ class Metrics(L.Callback):
         self.flops_per_token = 0.0
         self.peak_flops: float | None = None
         self.last: dict[str, float] = {}
+        self.step, self.tokens = 0, 0
         self._speeds: list[float] = []
         self._utilizations: list[float] = []
         self._mark = (0, 0.0, 0.0)
 
-    def go_on(self, history: History) -> None:
-        """Take over what the run has measured before."""
+    def go_on(self, history: History, step: int, tokens: int) -> None:
+        """Take over what the run has measured before, up to a step and its tokens."""
+        self.step, self.tokens = step, tokens
         for row in map(numbers, history.rows):
             self.last.update(row)
-            tokens = int(row["tokens"])
+            position = int(row["tokens"])
             if "train/loss" in row:
-                self.train.append((tokens, row["train/loss"]))
+                self.train.append((position, row["train/loss"]))
                 self._speeds.append(row["perf/tokens_per_s"])
             if "perf/mfu" in row:
                 self._utilizations.append(row["perf/mfu"])
             if "val/loss" in row:
-                self._keep_validation(tokens, row["val/loss"], row["val/bpb"])
+                self._keep_validation(position, row["val/loss"], row["val/bpb"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start counting."""
@@ -147,10 +150,13 @@ class Metrics(L.Callback):
         batch: MicroBatch,
         batch_idx: int,
     ) -> None:
-        """Log a row if the step is due."""
-        if batch.next is None or not self._due(trainer.global_step):
+        """Count a step that is whole, and log a row if it is due."""
+        if batch.next is None:
             return
         module: GPTModule = pl_module  # type: ignore[assignment]
+        self.step, self.tokens = trainer.global_step, module.tokens
+        if not self._due(self.step):
+            return
         data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
         tokens, seconds, waited = self._mark
         elapsed = max(1e-9, self.clock.training_seconds - seconds)
@@ -216,12 +222,11 @@ class Metrics(L.Callback):
     def summary(self) -> dict[str, Any]:
         """What summary.json has of the measurements; None where there is none."""
         best = self.best_bits_per_byte
-        tokens = int(self.last.get("tokens", 0))
         initial = {} if self.initial_loss is None else {"initial_val_loss": self.initial_loss}
         return {
             **initial,
-            "steps": int(self.last.get("step", 0)),
-            "tokens": tokens,
+            "steps": self.step,
+            "tokens": self.tokens,
             "seconds": round(self.clock.seconds, 3),
             "final_train_loss": finite(self.last.get("train/loss")),
             "final_val_loss": finite(self.last.get("val/loss")),
@@ -231,7 +236,7 @@ class Metrics(L.Callback):
             "mfu": median(self._utilizations),
             "flops_per_token": self.flops_per_token or None,
             "parameters": self.parameters,
-            "tokens_per_parameter": tokens / self.parameters if self.parameters else None,
+            "tokens_per_parameter": self.tokens / self.parameters if self.parameters else None,
         }
 
     def _set_mark(self, module: GPTModule, data: StreamDataModule) -> None:

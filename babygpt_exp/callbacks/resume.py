@@ -55,7 +55,7 @@ class Resume(L.Callback):
             folder.remove_unfinished()
         for logger in trainer.loggers:
             logger.go_on(history)  # type: ignore[attr-defined]
-        self.metrics.go_on(history)
+        self.metrics.go_on(history, saved.step, module.tokens)
         if saved.checkpoint is None:
             return
         set_step(trainer, saved.step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -14,10 +16,12 @@ from babygpt_exp.data.instructions import first_prompt, prompt_tokens, template_
 from babygpt_exp.generation.engine import Engine
 from babygpt_exp.generation.request import Request
 from babygpt_exp.generation.texts import for_writing, generate
-from babygpt_exp.model import Decoder
+from babygpt_exp.model import IGNORE, Decoder
 from babygpt_exp.peak import matmul_dtype
+from babygpt_exp.sampling import SamplingConfig
 from babygpt_exp.terminal import Terminal
 from babygpt_exp.tracking.history import Sample
+from streamer.sources.template import Template
 
 if TYPE_CHECKING:
     from babygpt_exp.data.module import StreamDataModule
@@ -65,15 +69,14 @@ class Samples(L.Callback):
         """Kind and tokens of each prompt; a text starts behind an end of text."""
         data: StreamDataModule = trainer.datamodule  # type: ignore[attr-defined]
         tokenizer, template = module.tokenizer, template_of(data.plan)
-        prompts = [
-            ("manual", list(prompt_tokens(tokenizer, template, text)))
-            for text in self.config.run.prompts
+        manual = (prompt_tokens(tokenizer, template, text) for text in self.config.run.prompts)
+        auto = validation_prompts(
+            data.validation_batches, self.config.sampling, template, tokenizer.end_of_text
+        )
+        return [
+            *(("manual", list(prompt)) for prompt in manual),
+            *(("auto", prompt) for prompt in auto),
         ]
-        rows = [row for batch in data.validation_batches for row in batch.tokens.tolist()]
-        rows, size = rows[: self.config.sampling.num_auto], self.config.sampling.prompt_tokens
-        if template is None:
-            return prompts + [("auto", row[:size]) for row in rows]
-        return prompts + [("auto", first_prompt(row, tokenizer.end_of_text)) for row in rows]
 
     def _draw(self, trainer: L.Trainer, module: GPTModule, model: Decoder) -> list[Sample]:
         """Samples of all prompts, written beside each other."""
@@ -100,3 +103,24 @@ class Samples(L.Callback):
             )
             for (kind, prompt), generated in zip(prompts, generate(engine, requests), strict=True)
         ]
+
+
+def validation_prompts(
+    batches: Sequence[MicroBatch],
+    sampling: SamplingConfig,
+    template: Template | None,
+    end_of_text: int,
+) -> list[list[int]]:
+    """What the first blocks of the validation begin with: some tokens of text, or the first prompt
+    of instructions. As many as `num_auto`, or as there are blocks."""
+    blocks = (
+        (tokens, is_target)
+        for batch in batches
+        for tokens, is_target in zip(batch.tokens, batch.targets != IGNORE, strict=True)
+        if is_target.any()  # a row that fills the last batch up is no text
+    )
+    chosen = list(islice(blocks, sampling.num_auto))
+    if template is not None:
+        return [first_prompt(tokens.tolist(), end_of_text) for tokens, _ in chosen]
+    size = sampling.prompt_tokens
+    return [tokens[is_target][:size].tolist() for tokens, is_target in chosen]  # no padding

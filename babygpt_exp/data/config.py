@@ -23,7 +23,7 @@ SAMPLE = Path(__file__).resolve().parent.parent / "corpus" / "sample.parquet"
 
 @dataclass
 class DataConfig:
-    """`data=sample`, and what every option has: how a corpus is split and shuffled."""
+    """What every option has: how a corpus is split."""
 
     name: str
     """The option of group `data`."""
@@ -31,28 +31,19 @@ class DataConfig:
     """Share of the documents held out, chosen by a hash of their text."""
     validation_salt: str
     """Another salt holds out other documents."""
-    shuffle_shards: int
-    """Shards whose blocks are shuffled together; more mix better and start later."""
-    seed: int
-    """Seed of the order; follows the run's seed."""
 
     def __post_init__(self) -> None:
-        problems = []
-        if not 0 < self.validation_fraction < 1:
-            problems.append(
-                f"data.validation_fraction={self.validation_fraction} must be between 0 and 1"
-            )
-        if not 1 <= self.shuffle_shards <= MAX_SHUFFLE_SHARDS:
-            problems.append(
-                f"data.shuffle_shards={self.shuffle_shards} must be between 1 and "
-                f"{MAX_SHUFFLE_SHARDS}"
-            )
-        if len(self.validation_salt.encode()) > MAX_SALT_BYTES:
-            problems.append(f"data.validation_salt must be at most {MAX_SALT_BYTES} bytes")
-        if not 0 <= self.seed < 2**53:
-            problems.append(f"data.seed={self.seed} must be between 0 and 2^53 - 1")
-        if problems:
+        if problems := self.problems():
             raise ValueError("; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values."""
+        fraction, found = self.validation_fraction, []
+        if not 0 < fraction < 1:
+            found.append(f"data.validation_fraction={fraction} must be between 0 and 1")
+        if len(self.validation_salt.encode()) > MAX_SALT_BYTES:
+            found.append(f"data.validation_salt must be at most {MAX_SALT_BYTES} bytes")
+        return found
 
     @property
     def embedded_sources(self) -> list[str]:
@@ -92,7 +83,25 @@ class DataConfig:
 
 
 @dataclass
-class EmbeddedConfig(DataConfig):
+class ShuffledConfig(DataConfig):
+    """`data=sample`, and what options have whose order the run decides."""
+
+    shuffle_shards: int
+    """Shards whose blocks are shuffled together; more mix better and start later."""
+    seed: int
+    """Seed of the order; follows the run's seed."""
+
+    def problems(self) -> list[str]:
+        found, shards, most = super().problems(), self.shuffle_shards, MAX_SHUFFLE_SHARDS
+        if not 1 <= shards <= most:
+            found.append(f"data.shuffle_shards={shards} must be between 1 and {most}")
+        if not 0 <= self.seed < 2**53:
+            found.append(f"data.seed={self.seed} must be between 0 and 2^53 - 1")
+        return found
+
+
+@dataclass
+class EmbeddedConfig(ShuffledConfig):
     """What options have whose corpus is served by a streamer that the run starts."""
 
     column: str
@@ -103,23 +112,23 @@ class EmbeddedConfig(DataConfig):
     """Text to validate on, a source as those to train on: all of it, and nothing is held out of
     those. Null holds out `validation_fraction` of them."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        problems = []
+    def problems(self) -> list[str]:
+        found, other = super().problems(), self.validation_source
         if self.on_bad_document not in ON_BAD_DOCUMENT:
             words = ", ".join(ON_BAD_DOCUMENT)
-            problems.append(f"data.on_bad_document={self.on_bad_document} must be one of {words}")
-        if self.validation_source in self.trained_on:
-            problems.append(
-                f"data.validation_source={self.validation_source} is trained on; name other text"
-            )
-        if problems:
-            raise ValueError("; ".join(problems))
+            found.append(f"data.on_bad_document={self.on_bad_document} must be one of {words}")
+        if other in self.trained_on:
+            found.append(f"data.validation_source={other} is trained on; name other text")
+        return found
 
     @property
     def trained_on(self) -> list[str]:
         """The sources to train on, without weights."""
         return []
+
+    @property
+    def embedded_sources(self) -> list[str]:
+        return self.trained_on
 
     @property
     def validation_sources(self) -> list[str]:
@@ -141,10 +150,6 @@ class LocalConfig(EmbeddedConfig):
     @property
     def trained_on(self) -> list[str]:
         return [self.source]
-
-    @property
-    def embedded_sources(self) -> list[str]:
-        return self.trained_on
 
 
 @dataclass
@@ -180,19 +185,15 @@ class MixConfig(EmbeddedConfig):
     """Share of the blocks that come from each source; null is the same for all. A source whose
     text is used up begins anew, at its own pace."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        problems = []
-        if len(set(self.sources)) < max(1, len(self.sources)):
-            problems.append("data.sources must name at least one source, and none twice")
-        if self.weights is not None and len(self.weights) != len(self.sources):
-            problems.append(
-                f"data.weights has {len(self.weights)} weights for {len(self.sources)} sources"
-            )
+    def problems(self) -> list[str]:
+        found, num_sources = super().problems(), len(self.sources)
+        if len(set(self.sources)) < max(1, num_sources):
+            found.append("data.sources must name at least one source, and none twice")
+        if self.weights is not None and len(self.weights) != num_sources:
+            found.append(f"data.weights has {len(self.weights)} weights for {num_sources} sources")
         if any(not 0 < weight < math.inf for weight in self.weights or []):
-            problems.append(f"data.weights={self.weights} must be above 0")
-        if problems:
-            raise ValueError("; ".join(problems))
+            found.append(f"data.weights={self.weights} must be above 0")
+        return found
 
     @property
     def trained_on(self) -> list[str]:
@@ -225,7 +226,7 @@ class ServerConfig(DataConfig):
 
 
 @dataclass
-class RemoteConfig(ServerConfig):
+class RemoteConfig(ServerConfig, ShuffledConfig):
     """`data=remote`: a streamer, or a list of several that serve the same, any of which will do."""
 
     token_file: str | None
@@ -261,14 +262,13 @@ class EirConfig(ServerConfig):
     """Whether to rewind a server that has ended and does not begin again by itself. It moves
     all clients of that server to its beginning, so only where no other run uses it."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def problems(self) -> list[str]:
+        found, size = super().problems(), self.batch_size
         if isinstance(self.url, list):
-            raise ValueError("data=eir takes one data.url, since the order is that server's own")
-        if not 1 <= self.batch_size <= MAX_BATCH_SIZE:
-            raise ValueError(
-                f"data.batch_size={self.batch_size} must be between 1 and {MAX_BATCH_SIZE}"
-            )
+            found.append("data=eir takes one data.url, since the order is that server's own")
+        if not 1 <= size <= MAX_BATCH_SIZE:
+            found.append(f"data.batch_size={size} must be between 1 and {MAX_BATCH_SIZE}")
+        return found
 
     def client(
         self, urls: list[str], token: str | None, say: Callable[[str], None]
@@ -289,7 +289,7 @@ class EirConfig(ServerConfig):
 
 
 DATA: dict[str, type[DataConfig]] = {
-    "sample": DataConfig,
+    "sample": ShuffledConfig,
     "local": LocalConfig,
     "fineweb": LocalConfig,
     "instructions": InstructionsConfig,

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from babygpt_exp.config import Config
 from babygpt_exp.data.batches import MicroBatch, split
+from babygpt_exp.data.config import ShuffledConfig
 from babygpt_exp.data.instructions import count_cut, template_of
 from babygpt_exp.data.shared import Address, shared
 from babygpt_exp.errors import StreamLostError, UserError
@@ -59,6 +60,7 @@ class StreamDataModule(L.LightningDataModule):
         self.say = say
         self._saved_tokenizer = tokenizer  # of the run that this one goes on from; not made anew
         self.plan: dict[str, Any] | None = None
+        self.validation_plan: dict[str, Any] | None = None
         self.cursor: dict[str, Any] | None = None
         self.waited_seconds = 0.0
         self.reconnects = 0
@@ -140,7 +142,9 @@ class StreamDataModule(L.LightningDataModule):
         `fraction` is the share of its documents that is validation text.
         """
         data = self.config.data
-        shuffle = {"shards": data.shuffle_shards, "seed": data.seed} if shuffled else None
+        shuffle = None
+        if shuffled and isinstance(data, ShuffledConfig):
+            shuffle = {"shards": data.shuffle_shards, "seed": data.seed}
         return {
             "version": 2,
             "tokenizer": {
@@ -161,20 +165,19 @@ class StreamDataModule(L.LightningDataModule):
             stack.callback(self.ranks.wait)  # its streamer is that of others too
             limit = self.config.run.eval_tokens
             missing = None if limit is None else max(1, limit // self.config.model.context)
-            token_bytes: torch.Tensor | None = None
+            sizes: torch.Tensor | None = None
             prompt_end, num_cut = self._prompt_end(stream), 0
             for batch in stream:
                 rows = slice(missing)
                 batch = replace(batch, tokens=batch.tokens[rows], lengths=batch.lengths[rows])
-                if token_bytes is None:
+                if sizes is None:
                     text = self.tokenizer.decode(batch.tokens[0].tolist())
-                    sizes = self.tokenizer.token_bytes(text)
-                    token_bytes = torch.tensor(sizes, dtype=torch.float64)
+                    sizes = torch.tensor(self.tokenizer.token_sizes(text), dtype=torch.float64)
                 if prompt_end is not None:
                     num_cut += count_cut(batch.tokens, batch.lengths, prompt_end)
                 for part in split(batch, self.rows, prompt_end):
                     counted = part.targets[part.targets >= 0]
-                    yield replace(part, text_bytes=float(token_bytes[counted].sum()))
+                    yield replace(part, text_bytes=float(sizes[counted].sum()))
                 if missing is not None:
                     missing -= len(batch.tokens)
                     if missing <= 0:
@@ -195,7 +198,9 @@ class StreamDataModule(L.LightningDataModule):
             client.upload_tokenizer(self.tokenizer.json)
             fraction = 1.0
         plan = self.new_plan(fraction=fraction, shuffled=False)
-        return client.open(plan=plan, split="validation", batch=self.rows, epochs=1)
+        stream = client.open(plan=plan, split="validation", batch=self.rows, epochs=1)
+        self.validation_plan = stream.plan
+        return stream
 
     def _prompt_end(self, stream: Stream | EirStream) -> int | None:
         """The token behind each prompt of a stream of instructions; None of text."""
@@ -263,9 +268,13 @@ class StreamDataModule(L.LightningDataModule):
         return batch.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """The plan, and the cursor behind the last batch that was trained on."""
-        return {"plan": self.plan, "cursor": self.cursor}
+        """The plans, and the cursor behind the last batch that was trained on."""
+        return {
+            "plan": self.plan,
+            "cursor": self.cursor,
+            "validation_plan": self.validation_plan,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken; the validation text has been read by then."""
         self.plan, self.cursor = state_dict["plan"], state_dict["cursor"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from babygpt_exp.config import Config
+from babygpt_exp.data.config import ShuffledConfig
 from babygpt_exp.doctor.plan import Plan, count_due
 from babygpt_exp.hardware import EAGER_FLOPS, is_sharded
 from babygpt_exp.peak import EXPECTED_SHARE
@@ -120,10 +121,11 @@ def disk_needs(config: Config, plan: Plan) -> dict[str, float]:
 
 def cache_mb(config: Config, plan: Plan) -> float:
     """The most that the tokens of the text take in the streamer's cache."""
-    if not config.data.embedded_sources:
+    data = config.data
+    if not data.embedded_sources or not isinstance(data, ShuffledConfig):
         return 0.0
     item_bytes = 2 if plan.vocab_size <= 65_536 else 4
-    ahead = config.data.shuffle_shards * SHARD_BYTES / BYTES_PER_TOKEN
+    ahead = data.shuffle_shards * SHARD_BYTES / BYTES_PER_TOKEN
     return (config.run.max_tokens + ahead) * item_bytes / 1e6
 
 

@@ -59,14 +59,13 @@ def facts(trained: Trained) -> dict[str, str]:
     """What there is to know of a model, in the order of interest."""
     config = trained.config
     model, run = config.model, config.run
-    num_tokens = trained.step * run.batch_tokens
     vocab_size = trained.tokenizer.vocab_size
     found = {
         "model": f"{model.num_layers} layers, {model.width} channels, {model.num_heads} heads",
         "architecture": f"arch={config.arch.name}",
         "tokenizer": f"tokenizer={config.tokenizer.name}, {vocab_size:,} tokens",
         "text": text_of(config),
-        "trained on": f"{num_tokens:,} tokens, {trained.step:,} steps of {run.batch_tokens:,}",
+        "trained on": f"{trained.tokens:,} tokens, {trained.step:,} steps of {run.batch_tokens:,}",
         "optimizer": f"optimizer={config.optimizer.name}, schedule={config.schedule.name}, "
         f"precision={config.precision.name}, seed={config.seed}",
     }
@@ -85,7 +84,7 @@ def measured(trained: Trained) -> dict[str, str]:
     found = {}
     if summary.get("git_commit"):
         found["commit of babygpt-exp"] = str(summary["git_commit"])
-    is_end = summary.get("steps") == trained.step
+    is_end = summary.get("status") == "completed" and summary.get("steps") == trained.step
     bits, loss = summary.get("final_val_bpb"), summary.get("final_val_loss")
     if is_end and isinstance(bits, float) and isinstance(loss, float):
         found["validation"] = f"{bits:.4f} bits a byte, {loss:.4f} nats a token"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from functools import lru_cache
 
-from tokenizers import pre_tokenizers
-
-from babygpt_exp.tokenizer import TextTokenizer, is_byte_level
+from babygpt_exp.tokenizer import TextTokenizer
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """What bytes become that are no character, or not yet."""
@@ -26,7 +23,7 @@ class TextStream:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._bytes = token_bytes(tokenizer)
+        self._bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._said: list[int] = []
         self._pending: list[int] = []
@@ -55,35 +52,6 @@ class TextStream:
         """What tokens add that nothing has been said of, behind those said last."""
         decode = self._tokenizer.decode
         return decode(self._said + self._pending)[len(decode(self._said)) :]
-
-
-@lru_cache(maxsize=8)
-def token_bytes(tokenizer: TextTokenizer) -> dict[int, bytes] | None:
-    """The bytes of each token of a byte-level tokenizer, special ones left out; None for others."""
-    inner = tokenizer.inner
-    if not is_byte_level(inner):
-        return None
-    special = {i for i, token in inner.get_added_tokens_decoder().items() if token.special}
-    alphabet = byte_alphabet()
-    found = {}
-    for name, token in inner.get_vocab(with_added_tokens=True).items():
-        known = all(character in alphabet for character in name)
-        if token not in special:
-            found[token] = bytes(alphabet[c] for c in name) if known else name.encode()
-    return found
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The byte that each character of a byte-level token's name stands for.
-
-    Printable Latin-1 bytes are named by themselves, the others in order from U+0100 on.
-    """
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    themselves = [byte for byte in range(256) if chr(byte) in alphabet]
-    others = [byte for byte in range(256) if chr(byte) not in alphabet]
-    return {chr(byte): byte for byte in themselves} | {
-        chr(256 + number): byte for number, byte in enumerate(others)
-    }
 
 
 class StopStrings:

@@ -61,7 +61,8 @@ def build_parser() -> Parser:
         "folder",
         type=Path,
         metavar="DIR",
-        help="folder of a run (outputs/DATE/TIME) or of a sweep (multirun/DATE/TIME)",
+        help="folder of a run (outputs/DATE/TIME), of a sweep (multirun/DATE/TIME) or of a "
+        "day's runs (outputs/DATE)",
     )
     return parser
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,11 +65,7 @@ def job_number(folder: Path) -> int | None:
 
 
 def typed_overrides(folder: Path) -> list[str]:
-    """What a sweep was called with: by sweep.json, else by Hydra's multirun.yaml, else nothing."""
-    try:
-        return [str(word) for word in json.loads((folder / "sweep.json").read_text())["overrides"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    """What a sweep was called with, by Hydra's multirun.yaml; nothing if that can not be read."""
     try:
         config = OmegaConf.create(plain_config(folder / "multirun.yaml"))
     except ConfigError:

@@ -47,8 +47,6 @@ def student_bound(level: float, degrees: int) -> float:
 class Paired:
     """Mean of paired differences, and what is known about it."""
 
-    num_pairs: int
-    """Pairs, at least one."""
     mean: float
     """Mean of second minus first."""
     interval: float | None
@@ -70,13 +68,13 @@ def paired(pairs: Sequence[tuple[float, float]]) -> Paired:
     differences = [second - first for first, second in pairs]
     mean, error = fmean(differences), standard_error(differences)
     if error is None:
-        return Paired(len(differences), mean, None, None)
+        return Paired(mean, None, None)
     degrees = len(differences) - 1
     if error == 0:
         chance = 0.0 if mean else 1.0
     else:
         chance = max(0.0, 1 - student_within(abs(mean) / error, degrees))
-    return Paired(len(differences), mean, student_bound(LEVEL, degrees) * error, chance)
+    return Paired(mean, student_bound(LEVEL, degrees) * error, chance)
 
 
 def holm(chances: Sequence[float]) -> list[bool]:

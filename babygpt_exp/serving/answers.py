@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from babygpt_exp.generation.engine import FinishReason, Written
-from babygpt_exp.generation.text import TextStream, token_bytes
+from babygpt_exp.generation.text import TextStream
 from babygpt_exp.serving.completions import Asked
 from babygpt_exp.serving.errors import Refused
 from babygpt_exp.serving.worker import Job
@@ -39,7 +39,7 @@ class TokenNames:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._bytes = token_bytes(tokenizer) or {}
+        self._bytes = tokenizer.token_bytes or {}
         self._names: dict[int, str] = {}
         self.are_bytes = bool(self._bytes)
         """Whether names, put one after the other, are the text."""

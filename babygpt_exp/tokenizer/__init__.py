@@ -20,7 +20,13 @@ from babygpt_exp.tokenizer.config import (
     TrainedConfig,
 )
 from babygpt_exp.tokenizer.superbpe import train_superbpe
-from babygpt_exp.tokenizer.text import END_OF_TEXT, TextTokenizer, is_byte_level, read_tokenizer
+from babygpt_exp.tokenizer.text import (
+    END_OF_TEXT,
+    TextTokenizer,
+    check_is_file,
+    is_byte_level,
+    read_tokenizer,
+)
 
 
 def obtain_tokenizer(
@@ -52,6 +58,7 @@ __all__ = [
     "TextTokenizer",
     "TokenizerConfig",
     "TrainedConfig",
+    "check_is_file",
     "is_byte_level",
     "obtain_tokenizer",
     "read_tokenizer",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 
@@ -70,10 +69,6 @@ class FileConfig(TokenizerConfig):
     """The file, as `Tokenizer.save` writes it and as it comes with a Hugging Face model."""
     end_of_text: str
     """Name of its token that ends a document."""
-
-    def __post_init__(self) -> None:
-        if not Path(self.path).is_file():
-            raise ValueError(f"tokenizer.path={self.path} is no file")
 
 
 TOKENIZERS: dict[str, type[TokenizerConfig]] = {

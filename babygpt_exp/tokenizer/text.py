@@ -61,20 +61,50 @@ class TextTokenizer:
         """Text of tokens; special ones give none."""
         return str(self.inner.decode(tokens))
 
-    def token_bytes(self, sample: str) -> list[float]:
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """Tokens that `decode` gives no text for."""
+        added = self.inner.get_added_tokens_decoder().items()
+        return frozenset(i for i, token in added if token.special)
+
+    @cached_property
+    def token_bytes(self) -> dict[int, bytes] | None:
+        """Bytes of each token of a byte-level tokenizer, special ones left out; None for others,
+        whose tokens stand for no certain bytes."""
+        if not is_byte_level(self.inner):
+            return None
+        alphabet, found = byte_alphabet(), {}
+        for name, token in self.inner.get_vocab(with_added_tokens=True).items():
+            known = all(character in alphabet for character in name)
+            if token not in self._special:
+                found[token] = bytes(alphabet[c] for c in name) if known else name.encode()
+        return found
+
+    def token_sizes(self, sample: str) -> list[float]:
         """UTF-8 bytes of text that each token stands for: (V,), special ones 0.
 
-        Exact for byte-level tokenizers. For others, whose tokens stand for no certain bytes,
-        every token counts the mean over `sample`.
+        Exact for byte-level tokenizers. For others every token counts the mean over `sample`.
         """
-        special = {i for i, token in self.inner.get_added_tokens_decoder().items() if token.special}
-        special.add(self.end_of_text)
-        if is_byte_level(self.inner):
-            sizes = [float(len(self.inner.id_to_token(i) or "")) for i in range(self.vocab_size)]
+        silent = self._special | {self.end_of_text}
+        if self.token_bytes is not None:
+            sizes = [float(len(self.token_bytes.get(i, b""))) for i in range(self.vocab_size)]
         else:
             mean = len(sample.encode()) / max(1, len(self.encode(sample)))
             sizes = [mean] * self.vocab_size
-        return [0.0 if i in special else size for i, size in enumerate(sizes)]
+        return [0.0 if i in silent else size for i, size in enumerate(sizes)]
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The byte that each character of a byte-level token's name stands for.
+
+    Printable Latin-1 bytes are named by themselves, the others in order from U+0100 on.
+    """
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    themselves = [byte for byte in range(256) if chr(byte) in alphabet]
+    others = [byte for byte in range(256) if chr(byte) not in alphabet]
+    return {chr(byte): byte for byte in themselves} | {
+        chr(256 + number): byte for number, byte in enumerate(others)
+    }
 
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:
@@ -87,8 +117,15 @@ def is_byte_level(tokenizer: Tokenizer) -> bool:
     )
 
 
+def check_is_file(path: Path) -> None:
+    """ConfigError unless there is a file of `tokenizer=file`."""
+    if not path.is_file():
+        raise ConfigError(f"tokenizer.path={path} is no file")
+
+
 def read_tokenizer(path: Path, end_of_text: str) -> TextTokenizer:
     """A tokenizer from its file; UserError if it is none or lacks the token."""
+    check_is_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
