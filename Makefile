@@ -15,21 +15,24 @@ install: $(VENV)/installed ## .venv with the project in it
 
 install-dev: $(VENV)/installed-dev ## the same with what tests and checks need
 
-run: install ## The main job: a baby GPT from a live stream, about ten minutes on two cores
+run: install ## The main job: a baby GPT from a live stream, five to ten minutes on two cores
 	$(RUN) -m babygpt_exp model=baby precision=bf16-mixed
 
+# A file's tests in one process, and files in the order in which tests/conftest.py has them
+PYTEST := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: install-dev ## The tests, two files at a time
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m $(PYTEST)
 
 test-fast: install-dev ## The same without whole runs and sweeps
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+	$(RUN) -m $(PYTEST) -m 'not slow'
 
 # Which tests `make coverage` runs, such as TESTS=tests/streamer
 TESTS ?= tests
 
 coverage: install-dev ## What the tests do not reach, in all processes, as a table
 	$(VENV)/bin/coverage erase
-	$(VENV)/bin/coverage run -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	$(VENV)/bin/coverage run -m $(PYTEST) $(TESTS)
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report
 

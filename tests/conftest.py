@@ -34,6 +34,12 @@ urllib.request.install_opener(  # its first use would keep what the environment 
 torch.set_num_threads(1)  # the same here, where torch has read the other already
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that processes that share the files end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_collection_finish() -> None:
     """What is there before the first test stays; no collection of garbage looks at it again."""
     gc.collect()
