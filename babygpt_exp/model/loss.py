@@ -17,7 +17,7 @@ from torch import Tensor
 IGNORE = -100
 """Target of a padded position: it counts in no loss (torch's own convention)."""
 
-CHUNK_POSITIONS = 1024
+CHUNK_POSITIONS = 512
 """Rows of logits at once."""
 
 Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor, float], Tensor]
