@@ -11,7 +11,15 @@ from typing import NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, exit_status, one_line
+from babygpt_exp.errors import (
+    ConfigError,
+    OutOfMemoryError,
+    RunInterrupted,
+    UserError,
+    exit_status,
+    is_out_of_memory,
+    one_line,
+)
 
 
 def let_threads_sleep() -> None:
@@ -32,6 +40,10 @@ def errors_in_a_line() -> Iterator[None]:
         leave(RunInterrupted("stopped by Ctrl-C"))
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
         leave(error)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        leave(OutOfMemoryError())
     except ValueError as error:
         if "Config group override" not in str(error):
             raise

@@ -186,7 +186,7 @@ def dataclass_of(group: str, values: Any, problems: list[str]) -> type[Any] | No
     if not isinstance(kind, dict):
         return kind
     name = values.get("name")
-    if name not in kind:
+    if not isinstance(name, str) or name not in kind:
         problems.append(
             f"{group}.name={name} is set by choosing {group}=...; {nearest(str(name), kind)}"
         )

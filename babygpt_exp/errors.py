@@ -30,6 +30,21 @@ class RunInterrupted(UserError):
         self.exit_code = 128 + signal_number
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch found no room for a tensor; on a CPU its words alone tell."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+class OutOfMemoryError(UserError):
+    """No room for a tensor, on a GPU or in this machine."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "out of memory; lower hardware.micro_batch_tokens (--batch of evaluate, --num-samples "
+            "of generate), or take a smaller model"
+        )
+
+
 def one_line(error: BaseException) -> str:
     """The text of an error, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.optim.adamw import adamw
 
+from babygpt_exp.errors import ConfigError
 from babygpt_exp.model import Decoder
 from babygpt_exp.parallel.parts import own_part, part_like, whole
 
@@ -237,5 +238,10 @@ def muon_groups(config: MuonConfig, model: Decoder) -> list[dict[str, Any]]:
             # "fused" keeps the step counts on the device when a state is loaded
             adam = {"kind": "adamw", "fused": True, "betas": config.betas, "weight_decay": 0.0}
             groups.append({"params": params, "lr": lr, **adam})
-    assert len(taken) == len(list(model.parameters()))
+    homeless = [name for name, p in model.named_parameters() if id(p) not in taken]
+    if homeless:
+        raise ConfigError(
+            f"optimizer=muon has no group for {', '.join(homeless)}; give them one in "
+            "muon_groups, or take optimizer=adamw"
+        )
     return groups

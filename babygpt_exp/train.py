@@ -16,7 +16,7 @@ from babygpt_exp.config_tree import branches
 from babygpt_exp.folder import write_whole
 from babygpt_exp.hardware import keep_freed_memory
 from babygpt_exp.job import Job
-from babygpt_exp.parallel.ranks import Ranks, losses_named
+from babygpt_exp.parallel.ranks import Ranks, faults_named
 from babygpt_exp.record import Record
 from babygpt_exp.terminal import Terminal, clock_text
 
@@ -27,7 +27,7 @@ def train(config: Config, job: Job, terminal: Terminal, ranks: Ranks) -> float:
     Whatever happens, summary.json says how it ended, and what was written stays. All ranks call
     it, and the first one writes.
     """
-    with Record(config, job, ranks) as record, StopSignals(ranks) as signals, losses_named():
+    with Record(config, job, ranks) as record, StopSignals(ranks) as signals, faults_named():
         seed(config, ranks)
         with build(config, record, signals, terminal) as experiment:
             if ranks.is_first:

@@ -64,9 +64,9 @@ def convert(value: Any, hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return convert_any(value, get_args(hint))
     if origin is Literal:
-        if value not in get_args(hint):
-            raise TypeError(f"must be one of: {', '.join(map(str, get_args(hint)))}")
-        return value
+        if any(type(value) is type(option) and value == option for option in get_args(hint)):
+            return value  # 1 is not True
+        raise TypeError(f"must be one of: {', '.join(map(str, get_args(hint)))}")
     if origin in (list, tuple):
         return convert_sequence(value, hint)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):

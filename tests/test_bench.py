@@ -14,6 +14,7 @@ from experiment_harness import EXPERIMENTS, QUIET, SECONDS, TINY, Outcome, run
 from babygpt_exp.bench.cli import config_of, main
 from babygpt_exp.bench.endless import endless
 from babygpt_exp.bench.windows import Window, ratios
+from babygpt_exp.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +194,10 @@ class TestEndless:
     def test_never_uploads(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_MODE", "online")
         assert vars(config_of(["model=nano"]).logger)["mode"] == "offline"
+
+    def test_refuses_several_processes(self) -> None:
+        with pytest.raises(ConfigError, match="hardware=ddp is for several processes"):
+            config_of(["hardware=ddp", "hardware.devices=2"])
 
 
 class TestRatios:

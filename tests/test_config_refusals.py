@@ -155,6 +155,7 @@ class TestValues:
             (["run.batch_tokens=1000"], "no multiple of model.context=512"),
             (["hardware.micro_batch_tokens=1000"], "hardware.micro_batch_tokens=1000"),
             (["hardware.micro_batch_tokens=1536"], "divide run.batch_tokens=8192"),
+            (["hardware.compile=1"], "hardware.compile=1 must be one of: auto, True, False"),
             (["hardware.num_threads=0"], "hardware.num_threads=0"),
             (["run.max_tokens=8191"], "run.max_tokens=8191 is below run.batch_tokens=8192"),
             (["run.eval_tokens=0"], "run.eval_tokens=0 must be at least 1"),

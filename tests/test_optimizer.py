@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from experiment_harness import architecture
-from torch import Tensor
+from torch import Tensor, nn
 
+from babygpt_exp.errors import ConfigError
 from babygpt_exp.model import ArchConfig, Decoder, ModelConfig, build_model
 from babygpt_exp.optimizer import (
     MuonConfig,
@@ -99,6 +100,12 @@ class TestGroups:
         for group in groups:
             if group["kind"] == "muon":
                 assert len({p.shape for p in group["params"]}) == 1
+
+    def test_muon_refuses_what_has_no_group(self, make_model: MakeModel) -> None:
+        model = make_model()
+        model.layers.append(nn.Conv1d(4, 4, 3, bias=False))
+        with pytest.raises(ConfigError, match=r"no group for layers\.\d+\.weight; give them one"):
+            muon_groups(MUON, model)
 
     def test_rates(self, make_model: MakeModel) -> None:
         model = make_model()

@@ -54,6 +54,8 @@ class TestTyped:
     @pytest.mark.parametrize(
         ("change", "problems"),
         [
+            ({"switch": 1}, ["x.switch=1 must be true or false"]),
+            ({"choice": 3.0}, ["x.choice=3.0 must be one of: a, b, 3"]),
             ({"count": -1}, ["x.count=-1 must not be negative"]),
             ({"count": "many"}, ["x.count=many must be a whole number"]),
             ({"conut": 1}, ["unknown key 'x.conut'; did you mean 'x.count'?"]),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from babygpt_exp.bench.settings import BenchSettings
 from babygpt_exp.command import errors_in_a_line, let_threads_sleep
+from babygpt_exp.errors import ConfigError
 from babygpt_exp.options import groups_text
 from streamer.cli import Parser
 
@@ -90,10 +91,15 @@ def build_parser() -> Parser:
 def config_of(overrides: list[str]) -> Config:
     """The config of a run with these overrides, checked as before a run; W&B stays offline."""
     from babygpt_exp.compose import compose_config
-    from babygpt_exp.hardware import choose_machine
+    from babygpt_exp.hardware import ParallelConfig, choose_machine
     from babygpt_exp.tracking.config import WandbConfig
 
     config = compose_config(overrides)
+    if isinstance(config.hardware, ParallelConfig):
+        raise ConfigError(
+            f"hardware={config.hardware.name} is for several processes and the benchmark measures "
+            "one; take hardware=auto, cpu or gpu"
+        )
     choose_machine(config.hardware, config.precision)
     if isinstance(config.logger, WandbConfig) and config.logger.mode == "online":
         return replace(config, logger=replace(config.logger, mode="offline"))

@@ -194,5 +194,5 @@ def stream_speed(data: StreamDataModule, seconds: float) -> int:
     next(stream)
     start, num_tokens = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        num_tokens += next(stream).num_targets
+        num_tokens += next(stream).num_tokens
     return round(num_tokens / (time.perf_counter() - start))

@@ -51,7 +51,7 @@ def generation_figures(
     figures: dict[str, Any] = {"generate_precision": str(dtype).removeprefix("torch.")}
     figures["generate_compiled"] = compiled
     for name, num_slots in (("generate", 1), (f"generate_batch{BATCH}", BATCH)):
-        engine = Engine(model, endless(tokenizer), num_slots, compiled=compiled)
+        engine = Engine(model, never_ending(tokenizer), num_slots, compiled=compiled)
         write(engine, prompt, count)
         rate = write(engine, prompt, count)
         figures[f"{name}_tokens_per_s"] = round(rate, 1)
@@ -59,14 +59,14 @@ def generation_figures(
             figures["first_token_ms"] = round(1e3 * first_token_seconds(engine, prompt), 2)
     limit = matmul_tokens_per_s(model)
     figures["generate_percent_of_matmul"] = round(100 * figures["generate_tokens_per_s"] / limit, 1)
-    uncached = Engine(model, endless(tokenizer), 1, cached=False)
+    uncached = Engine(model, never_ending(tokenizer), 1, cached=False)
     full = text[: max(1, context - UNCACHED_TOKENS)]
     write(uncached, full, 2)
     figures["generate_uncached_tokens_per_s"] = round(write(uncached, full, UNCACHED_TOKENS), 1)
     return figures | {"generate_tokens": count, "generate_uncached_tokens": UNCACHED_TOKENS}
 
 
-def endless(tokenizer: TextTokenizer) -> TextTokenizer:
+def never_ending(tokenizer: TextTokenizer) -> TextTokenizer:
     """The tokenizer with an end of text that no model draws."""
     return TextTokenizer(tokenizer.inner, end_of_text=-1)
 

@@ -93,7 +93,7 @@ class BareLoop:
             parts = batches[num_done % len(batches)]
             self.step(parts)
             num_done += 1
-            num_tokens += sum(part.num_targets for part in parts)
+            num_tokens += sum(part.num_tokens for part in parts)
         synchronize(self.module.device)
         return Window(num_tokens, num_done, time.perf_counter() - start, 0.0)
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from babygpt_exp.assembly import new_trainer
-from babygpt_exp.bench.generation import endless
+from babygpt_exp.bench.generation import never_ending
 from babygpt_exp.bench.memory import forget_peak_memory, memory_figures
 from babygpt_exp.bench.windows import BareLoop
 from babygpt_exp.compose import compose_config
@@ -121,7 +121,7 @@ class Trial:
         if not num_samples:
             return 0.0
         model = for_writing(self.module.model, matmul_dtype(self.config.precision))
-        engine = Engine(model, endless(self.tokenizer), num_samples)
+        engine = Engine(model, never_ending(self.tokenizer), num_samples)
         prompt = tuple(self.part.tokens[0, : sampling.prompt_tokens].tolist())
         count = min(SAMPLE_TOKENS, sampling.max_new_tokens)
         settings = sampling.settings(seed=1)

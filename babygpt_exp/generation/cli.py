@@ -120,8 +120,8 @@ def build_parser() -> Parser:
         prog="python -m babygpt_exp.generate",
         description="Write text with a trained model. Prints what it adds to the prompt, one\n"
         "sample as its tokens come, several one after the other.",
-        epilog="Without --temperature, --top-k and --max-new-tokens the values of the run's own\n"
-        "samples are taken. A text longer than the model's context goes on from its last half.\n"
+        epilog="What is not given is as in the run's own samples, but for the seed. A text longer\n"
+        "than the model's context goes on from its last half.\n"
         "The same seed and settings give the same text on the same machine.",
         examples=(
             'python -m babygpt_exp.generate outputs/DATE/TIME --prompt "This movie"',
@@ -178,19 +178,22 @@ def add_settings(add: Callable[..., Any]) -> None:
         "--top-p",
         type=float,
         metavar="P",
-        help="draw from the fewest tokens with this chance together (default: 1, all)",
+        help="draw from the fewest tokens with this chance together (default: as the run's "
+        "samples)",
     )
     add(
         "--min-p",
         type=float,
         metavar="M",
-        help="draw from tokens with this part of the likeliest one's chance (default: 0, all)",
+        help="draw from tokens with this part of the likeliest one's chance (default: as the run's "
+        "samples)",
     )
     add(
         "--repetition-penalty",
         type=float,
         metavar="R",
-        help="above 1 makes tokens less likely that are there already (default: 1)",
+        help="above 1 makes tokens less likely that are there already (default: as the run's "
+        "samples)",
     )
     add(
         "--seed",

@@ -19,7 +19,13 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from babygpt_exp.errors import ConfigError, UserError, one_line
+from babygpt_exp.errors import (
+    ConfigError,
+    OutOfMemoryError,
+    UserError,
+    is_out_of_memory,
+    one_line,
+)
 from babygpt_exp.hardware import HardwareConfig, ParallelConfig
 
 if TYPE_CHECKING:
@@ -150,13 +156,15 @@ class RankLostError(UserError):
 
 
 @contextmanager
-def losses_named() -> Iterator[None]:
-    """What torch says of a connection that ended, in words."""
+def faults_named() -> Iterator[None]:
+    """What torch says of a connection that ended, and of memory that did, in words."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise RankLostError(LOST) from error
+        if is_out_of_memory(error):
+            raise OutOfMemoryError from error
         raise
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 
-from streamer import __version__
 from streamer.status import headers
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -16,4 +16,4 @@ def page() -> tuple[str, dict[str, str]]:
     """The page and its headers."""
     nonce = secrets.token_urlsafe(16)
     text = TEMPLATE.read_text("utf-8").replace("@NONCE@", nonce)
-    return text.replace("@VERSION@", escape(__version__)), headers(nonce)
+    return text.replace("@VERSION@", escape(version("babygpt-exp"))), headers(nonce)

@@ -47,6 +47,7 @@ from babygpt_exp.data.module import StreamDataModule  # noqa: E402
 from babygpt_exp.evaluation import Evaluation  # noqa: E402
 from babygpt_exp.hardware import choose_machine, choose_micro_batch  # noqa: E402
 from babygpt_exp.model import build_model  # noqa: E402
+from babygpt_exp.parallel.ranks import Ranks  # noqa: E402
 from babygpt_exp.train import seed as seed_all  # noqa: E402
 
 BOUND_PERCENT = 0.5
@@ -101,7 +102,7 @@ def train_theirs(peer: Peer, folder: Path, steps: Sequence[int], *, weights: str
     plain = OmegaConf.load(folder / "config.yaml")
     assert isinstance(plain, DictConfig)
     config = load(plain)
-    seed_all(config)
+    seed_all(config, Ranks())
     machine = choose_machine(config.hardware, config.precision)
     batch_tokens = config.run.batch_tokens
     micro = choose_micro_batch(config.hardware, machine, batch_tokens, config.model.context)
