@@ -32,7 +32,7 @@ TESTS ?= tests
 
 coverage: install-dev ## What the tests do not reach, in all processes, as a table
 	$(VENV)/bin/coverage erase
-	$(VENV)/bin/coverage run -m $(PYTEST) $(TESTS)
+	$(VENV)/bin/coverage run -m $(PYTEST) -m 'not unmeasured' $(TESTS)
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report
 
@@ -68,8 +68,12 @@ format: install-dev ## Put the style right
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# What people start by hand: no test would find it broken
+BY_HAND := $(filter-out %/timed_eirtrain.py,$(wildcard tests/peers/*.py tests/soak/*.py))
+
 type: install-dev ## Types
 	$(VENV)/bin/mypy
+	MYPYPATH=tests:tests/peers:tests/soak:tests/streamer $(VENV)/bin/mypy --explicit-package-bases $(BY_HAND)
 
 # Names of checks with commas between: make release-check SKIP=clone
 ONLY ?=

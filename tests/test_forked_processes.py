@@ -71,6 +71,7 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.unmeasured
 def test_looks_like_a_fresh_one(server: ForkServer, place: Path, env: dict[str, str]) -> None:
     (place / "temporary").mkdir()
     env = env | {"TMPDIR": str(place / "temporary"), "OTHER": "1"}

@@ -215,7 +215,7 @@ def compare(
     The seeds of a pair share the order of the data, so that the difference is more certain than
     each side is.
     """
-    points = []
+    points: list[dict[str, Any]] = []
     for step in sorted(ours[0].bits_per_byte):
         mine = statistics.mean(curve.bits_per_byte[step] for curve in ours)
         other = statistics.mean(curve.bits_per_byte[step] for curve in theirs)

@@ -221,6 +221,7 @@ class TestProcesses:
             text=True,
         )
 
+    @pytest.mark.unmeasured
     @pytest.mark.parametrize("end", ["fork", "spawn"])
     def test_workers(
         self,
