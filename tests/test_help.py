@@ -49,8 +49,13 @@ finally:
 """
 """A command that says at its end which of the slow packages it has imported."""
 
-SCRIPT = f"#!{sys.executable}\nfrom babygpt_exp.cli import main\nmain()\n"
-"""The console script, as pip makes it."""
+SCRIPT = f"""#!/bin/sh
+'''exec' "{sys.executable}" "$0" "$@"
+' '''
+from babygpt_exp.cli import main
+main()
+"""
+"""The console script, as pip makes it where the interpreter's path has a space."""
 
 
 @dataclass(frozen=True)
