@@ -3,7 +3,7 @@
 Clones the HEAD of this repository into a folder with spaces in its name, whose user has a HOME
 that cannot be written and no rights but those to the clone: where root starts it, a number that
 no account has, as in many containers. There it makes the environment and runs the tests of the
-documents; with `--run` also `make run` up to its first curve, with `--all` all tests. A line a
+documents; with `--run` also `make run` up to its first curve, with `--all` `make test`. A line a
 step, with its seconds; exit status 1 at the first that fails, whose last lines are printed. What
 was made is taken away at the end.
 
@@ -33,6 +33,9 @@ FREE_IDS = range(61_000, 65_000)
 """Of the user where root starts it."""
 KEPT = ("PATH", "LANG", "LC_", "PIP_", "SSL_", "http", "HTTP", "no_proxy", "NO_PROXY")
 """How the names of the variables begin that the user has too."""
+PYTEST = (".venv/bin/python", "-m", "pytest", "--quiet")
+DOCUMENTS = ("tests/test_readme.py", "tests/test_docs.py")
+"""What holds the commands of README and docs."""
 INSTALL_SECONDS, RUN_SECONDS, TEST_SECONDS = 3600.0, 3600.0, 7200.0
 """Most that a step may take."""
 STOP_SECONDS = 120.0
@@ -195,10 +198,12 @@ def main() -> None:
     """Clone, install, run, test, take away."""
     parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
     parser.add_argument("--run", action="store_true", help="`make run` up to its first curve")
-    parser.add_argument("--all", action="store_true", help="all tests, not those of the documents")
+    parser.add_argument(
+        "--all", action="store_true", help="all tests (`make test`), not those of the documents"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the folder where it is")
     options = parser.parse_args()
-    tests = [] if options.all else ["tests/test_readme.py", "tests/test_docs.py"]
+    test = ["make", "test"] if options.all else [*PYTEST, *DOCUMENTS]
     place = Path(tempfile.mkdtemp(prefix="clean-clone-"))
     place.chmod(0o755)
     clone = Clone(place)
@@ -210,8 +215,7 @@ def main() -> None:
         step("make install-dev", lambda: clone.run(*install, seconds=INSTALL_SECONDS))
         if options.run:
             step("make run, to its first curve", lambda: run_up_to_curve(clone, python))
-        test = (".venv/bin/python", "-m", "pytest", "--quiet", *tests)
-        said = step(" ".join(["pytest", *tests]), lambda: clone.run(*test, seconds=TEST_SECONDS))
+        said = step(" ".join(test), lambda: clone.run(*test, seconds=TEST_SECONDS))
         print(said.splitlines()[-1])
         step("HOME still cannot be written", clone.check_home)
     except FailedError:

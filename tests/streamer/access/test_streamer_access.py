@@ -139,7 +139,7 @@ def test_token_files_that_are_refused(
 
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path, corpus: Path) -> None:
     command = [sys.executable, "-m", "streamer", "--source", str(corpus), "--port=0"]
-    command += ["--token-file", str(tmp_path / "absent")]
+    command += ["--cache-dir", str(tmp_path), "--token-file", str(tmp_path / "absent")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("--token-file ")
