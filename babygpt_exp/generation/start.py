@@ -58,7 +58,8 @@ def start_engine(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if compiled and device.type == "cpu" and (problem := why_not_compiled()):
         raise ConfigError(f"--compile can not be had: {problem}, or leave it out")
-    do_without_openssl()
+    if compiled:
+        do_without_openssl()
     model = for_writing(trained.model, choose_type(precision, device)).to(device)
     return Engine(model, trained.tokenizer, num_slots, cached=cached, compiled=compiled)
 
