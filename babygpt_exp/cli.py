@@ -1,8 +1,7 @@
 """The command line of training: Hydra composes, `config.load` checks, `train` runs.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 and 143 stopped by Ctrl-C and SIGTERM.
-What is slow to import (torch, Lightning) is imported where it is needed: help comes at once, and
-`main` can say how torch's threads should wait before there are any.
+What is slow to import (torch, Lightning) is imported where it is needed: help comes at once.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from babygpt_exp.command import errors_in_a_line, leave, let_threads_sleep
+from babygpt_exp.command import errors_in_a_line, importing_torch, leave
 from babygpt_exp.errors import ConfigError, RunInterrupted, UserError, one_line
 from babygpt_exp.folder import RunFolder, remove_empty
 from babygpt_exp.job import TYPED, Job
@@ -38,7 +37,6 @@ COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
 def main() -> None:
     """Entry point of `babygpt` and of `python -m babygpt_exp`."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here whole, not as text
-    let_threads_sleep()
     with errors_in_a_line():
         if COMPLETION & {*sys.argv}:
             complete()
@@ -128,11 +126,12 @@ def run_in_sweep(composed: DictConfig, folder: Path) -> float:
 
 def checked(composed: DictConfig, resume: bool) -> Config:
     """The config, with everything checked that can be before a run is started or goes on."""
-    from babygpt_exp.compose import load_composed
-    from babygpt_exp.hardware import choose_machine
-    from babygpt_exp.parallel.ranks import starts_ranks
-    from babygpt_exp.tokenizer import FileConfig, check_is_file
-    from babygpt_exp.tracking.config import WandbConfig
+    with importing_torch():
+        from babygpt_exp.compose import load_composed
+        from babygpt_exp.hardware import choose_machine
+        from babygpt_exp.parallel.ranks import starts_ranks
+        from babygpt_exp.tokenizer import FileConfig, check_is_file
+        from babygpt_exp.tracking.config import WandbConfig
 
     config = load_composed(composed, HydraConfig.get().overrides.task)
     choose_machine(config.hardware, config.precision)
@@ -148,12 +147,13 @@ def checked(composed: DictConfig, resume: bool) -> Config:
 
 def run(config: Config, folder: Path, *, resume: bool) -> float:
     """Train in a folder that Hydra has made, or go on with the run that is there."""
-    from babygpt_exp.parallel.ranks import starts_ranks
+    with importing_torch():
+        from babygpt_exp.parallel.ranks import starts_ranks
 
-    if starts_ranks(config):
-        from babygpt_exp.parallel.start import start as run
-    else:
-        from babygpt_exp.run import run
+        if starts_ranks(config):
+            from babygpt_exp.parallel.start import start as run
+        else:
+            from babygpt_exp.run import run
     return run(config, new_job(folder), resume=resume)
 
 

@@ -11,7 +11,6 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 from torch.distributed.fsdp import FSDPModule
 
 from babygpt_exp.config import Config
@@ -98,7 +97,7 @@ class GPTModule(L.LightningModule):
         """
         try:
             return self._nats(batch.tokens, batch.targets)
-        except BackendCompilerFailed as error:
+        except torch._dynamo.exc.BackendCompilerFailed as error:
             print(
                 f"torch.compile failed, training goes on without it: {str(error).splitlines()[0]}"
             )

@@ -13,7 +13,6 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
 from torch.optim.adamw import adamw
 
 from babygpt_exp.errors import ConfigError
@@ -157,7 +156,7 @@ class Muon(torch.optim.Optimizer):
         settings = group["momentum"], group["num_iterations"]
         try:
             return self._update(grads, buffer, *settings)
-        except BackendCompilerFailed as error:
+        except torch._dynamo.exc.BackendCompilerFailed as error:
             print(f"torch.compile failed, Muon goes on without it: {str(error).splitlines()[0]}")
             self._update = muon_update
             return muon_update(grads, buffer, *settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from functools import partial
 from pathlib import Path
 
 from experiment_harness import SECONDS, Outcome, Running, read_rows, wait_until
@@ -47,6 +48,21 @@ class RunningSweep(Running):
 
         wait_until(has_rows, f"{rows} rows of {path}")
 
+    def hold_job(self, number: int, rows: int) -> int:
+        """SIGSTOP for a job whose metrics.csv has some rows; its process id."""
+        self.wait_for_job(number, rows)
+        pid = process_with(self.sweep / str(number))
+        os.kill(pid, signal.SIGSTOP)
+        return pid
+
+    def stop_with_held(self, number: signal.Signals, jobs: list[int]) -> Outcome:
+        """A signal for the sweep; jobs that are held go on as soon as they have been sent it."""
+        self.process.send_signal(number)
+        for pid in jobs:
+            wait_until(partial(is_pending, number, pid), f"a signal for {pid}")
+            os.kill(pid, signal.SIGCONT)
+        return self.end()
+
     def kill_job(self) -> None:
         """SIGKILL for the job alone."""
         os.kill(self.job(), signal.SIGKILL)
@@ -55,6 +71,21 @@ class RunningSweep(Running):
         """Wait for its end."""
         output, errors = self.process.communicate(timeout=SECONDS)
         return Outcome(self.process.returncode, output, errors, self.cwd)
+
+
+def process_with(folder: Path) -> int:
+    """Process id of the run that has the lock of a folder."""
+    inode = (folder / ".lock").stat().st_ino
+    locks = map(str.split, Path("/proc/locks").read_text().splitlines())
+    (pid,) = (words[4] for words in locks if words[5].endswith(f":{inode}"))
+    return int(pid)
+
+
+def is_pending(number: signal.Signals, pid: int) -> bool:
+    """Whether a process that is stopped has been sent a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = re.findall(r"^ShdPnd:\s*(\w+)$", status, re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def started(outcome: Outcome) -> list[int]:

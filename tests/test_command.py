@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
-from babygpt_exp.command import errors_in_a_line
+from babygpt_exp.command import errors_in_a_line, importing_torch
 from babygpt_exp.errors import ConfigError, OutOfMemoryError, RunInterrupted, UserError
 from babygpt_exp.parallel.ranks import faults_named
 
@@ -45,3 +48,20 @@ def test_bugs_of_ours_keep_their_traceback(error: Exception) -> None:
 def test_run_without_memory_says_so(error: RuntimeError) -> None:
     with pytest.raises(OutOfMemoryError, match="micro_batch_tokens"), faults_named():
         raise error
+
+
+class Cyclic:
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_collector_rests_for_imports_and_leaves_what_they_bring_alone() -> None:
+    before, garbage = gc.get_freeze_count(), weakref.ref(Cyclic())
+    with importing_torch():
+        assert garbage() is None
+        assert not gc.isenabled()
+        kept = [Cyclic() for _ in range(100)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > before + len(kept)

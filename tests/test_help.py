@@ -45,7 +45,8 @@ name = sys.argv.pop(1)
 try:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 finally:
-    print(*({"torch", "lightning", "wandb"} & {*sys.modules}), file=sys.stderr)
+    slow = {"torch", "torch._dynamo", "lightning", "wandb"} & {*sys.modules}
+    print(*sorted(slow), file=sys.stderr)
 """
 """A command that says at its end which of the slow packages it has imported."""
 
@@ -139,6 +140,28 @@ def composes(overrides: list[str]) -> None:
     single = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in overrides]
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         compose("config", single)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("babygpt_exp", "model.width=37"),
+        ("babygpt_exp.generate", "outputs/nothing"),
+        ("babygpt_exp.serve", "outputs/nothing"),
+        ("babygpt_exp.evaluate", "outputs/nothing", "--text", "nothing.txt"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_refused_and_what_does_not_train_comes_without_lightning_and_compiler(
+    words: tuple[str, ...], environment: dict[str, str], tmp_path: Path
+) -> None:
+    start = [sys.executable, "-c", ASK, *words]
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run(start, **options, timeout=SECONDS)  # type: ignore[call-overload]
+    assert done.returncode in (1, 2)
+    (error, imported) = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert imported == "torch"
 
 
 class TestTraining:

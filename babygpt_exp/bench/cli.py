@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from babygpt_exp.bench.settings import BenchSettings
-from babygpt_exp.command import errors_in_a_line, let_threads_sleep
+from babygpt_exp.command import errors_in_a_line, importing_torch
 from babygpt_exp.errors import ConfigError
 from babygpt_exp.options import groups_text
 from streamer.cli import Parser
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `babygpt-bench` and of `python -m babygpt_exp.bench`."""
     settings = read_arguments(argv)
-    let_threads_sleep()
     with errors_in_a_line():
         config = config_of(settings.overrides)
-        from babygpt_exp.bench.figures import measure
+        with importing_torch():
+            from babygpt_exp.bench.figures import measure
 
         with (
             tempfile.TemporaryDirectory(prefix="babygpt-bench-") as folder,
@@ -90,9 +90,10 @@ def build_parser() -> Parser:
 
 def config_of(overrides: list[str]) -> Config:
     """The config of a run with these overrides, checked as before a run; W&B stays offline."""
-    from babygpt_exp.compose import compose_config
-    from babygpt_exp.hardware import ParallelConfig, choose_machine
-    from babygpt_exp.tracking.config import WandbConfig
+    with importing_torch():
+        from babygpt_exp.compose import compose_config
+        from babygpt_exp.hardware import ParallelConfig, choose_machine
+        from babygpt_exp.tracking.config import WandbConfig
 
     config = compose_config(overrides)
     if isinstance(config.hardware, ParallelConfig):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from babygpt_exp.command import errors_in_a_line, let_threads_sleep
+from babygpt_exp.command import errors_in_a_line, importing_torch
 from streamer.cli import Parser
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ EXAMPLES = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `babygpt-doctor` and of `python -m babygpt_exp.doctor`."""
     arguments = read_arguments(argv)
-    let_threads_sleep()
     with errors_in_a_line():
-        from babygpt_exp.compose import compose_config
+        with importing_torch():
+            from babygpt_exp.compose import compose_config
 
         with redirect_stdout(sys.stderr):
             config = compose_config(arguments.overrides)

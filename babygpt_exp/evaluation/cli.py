@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babygpt_exp.command import errors_in_a_line, let_threads_sleep
+from babygpt_exp.command import errors_in_a_line, importing_torch
 from babygpt_exp.errors import ConfigError, UserError
 from streamer.cli import Parser
 
@@ -41,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     check(parser, arguments)
-    let_threads_sleep()
     with errors_in_a_line():
         print(json.dumps(figures(arguments)))
 
@@ -118,10 +117,11 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
 
 def figures(arguments: argparse.Namespace) -> dict[str, Any]:
     """What is printed."""
-    import torch
+    with importing_torch():
+        import torch
 
-    from babygpt_exp.hardware import keep_freed_memory
-    from babygpt_exp.trained import load_trained
+        from babygpt_exp.hardware import keep_freed_memory
+        from babygpt_exp.trained import load_trained
 
     keep_freed_memory()
     trained = load_trained(arguments.run, arguments.checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from babygpt_exp.command import errors_in_a_line
+from babygpt_exp.command import errors_in_a_line, importing_torch
 from babygpt_exp.errors import ConfigError
 from streamer.cli import Parser
 
@@ -16,8 +16,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_in_a_line():
         check_package()
         check_folder(arguments.folder)
-        from babygpt_exp.export.folder import export
-        from babygpt_exp.trained import load_trained
+        with importing_torch():
+            from babygpt_exp.export.folder import export
+            from babygpt_exp.trained import load_trained
 
         export(load_trained(arguments.run, arguments.checkpoint), arguments.folder)
         print(f"{arguments.folder}: AutoModelForCausalLM and AutoTokenizer load it from there")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babygpt_exp.command import errors_in_a_line, let_threads_sleep
+from babygpt_exp.command import errors_in_a_line, importing_torch
 from babygpt_exp.errors import ConfigError, one_line
 from babygpt_exp.generation.start import Precision, add_model_options, start_engine
 from babygpt_exp.sampling import LARGEST_SEED, Settings
@@ -59,7 +59,6 @@ class Wanted:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `babygpt-generate` and of `python -m babygpt_exp.generate`."""
     wanted = read_arguments(argv)
-    let_threads_sleep()
     with errors_in_a_line():
         write(wanted)
 
@@ -206,8 +205,9 @@ def add_settings(add: Callable[..., Any]) -> None:
 
 def write(wanted: Wanted) -> None:
     """Load the model, write the samples and print them."""
-    from babygpt_exp.generation.texts import generate
-    from babygpt_exp.trained import load_trained
+    with importing_torch():
+        from babygpt_exp.generation.texts import generate
+        from babygpt_exp.trained import load_trained
 
     trained = load_trained(wanted.run, wanted.checkpoint)
     engine = start_engine(

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -199,6 +198,8 @@ def found_place(hardware: HardwareConfig) -> Place | None:
             )
         return None
     if not by_torchrun:
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
         by_slurm = SLURMEnvironment.detect()
         if hardware.name == "slurm" and not by_slurm:
             raise ConfigError("hardware=slurm is for what srun starts; without it use hardware=ddp")
@@ -230,6 +231,8 @@ def starts_ranks(config: Config) -> bool:
 
 def take_over_slurm() -> None:
     """Say what SLURM knows of its tasks in torchrun's variables."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
     try:
         slurm = SLURMEnvironment(auto_requeue=False)
     except RuntimeError as error:  # what srun was asked for makes no sense

@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from babygpt_exp.command import importing_torch
 from babygpt_exp.config import Config
 from babygpt_exp.data.shared import Address, Key, addresses, know
 from babygpt_exp.errors import RunInterrupted, UserError, death, exit_status, one_line
@@ -145,7 +146,8 @@ def died(failures: Mapping[int, ProcessFailure]) -> str:
 
 def main() -> None:
     """What each process does that `start` has started."""
-    from babygpt_exp.run import run
+    with importing_torch():
+        from babygpt_exp.run import run
 
     task: Task = pickle.loads(base64.b64decode(os.environ.pop(VARIABLE)))
     end_with_parent(task.parent)

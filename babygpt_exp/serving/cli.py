@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from babygpt_exp.command import errors_in_a_line, let_threads_sleep
+from babygpt_exp.command import errors_in_a_line, importing_torch
 from babygpt_exp.errors import UserError, one_line
 from babygpt_exp.generation.start import add_model_options, start_engine
 from streamer.cli import Parser, check_access
@@ -44,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     options = parser.parse_args(argv)
     check(parser, options)
-    let_threads_sleep()
     with errors_in_a_line():
         run(options)
 
@@ -130,11 +129,12 @@ def check(parser: Parser, options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Load the model and serve it."""
-    from babygpt_exp.serving.completions import Limits, Served
-    from babygpt_exp.serving.server import Place, serve
-    from babygpt_exp.trained import load_trained
-    from streamer.access import AccessError, Tokens
-    from streamer.gate import ListenError
+    with importing_torch():
+        from babygpt_exp.serving.completions import Limits, Served
+        from babygpt_exp.serving.server import Place, serve
+        from babygpt_exp.trained import load_trained
+        from streamer.access import AccessError, Tokens
+        from streamer.gate import ListenError
 
     try:
         with Logging("text"):
