@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from babygpt_exp.doctor.limits import available_memory_mb, cpu_quota, read_lines, usable_cpus
+from babygpt_exp.doctor.limits import available_memory_mb, cpu_quota, read_lines
 from babygpt_exp.hardware import has_native_bf16
 from streamer.cache import default_cache_dir
 
@@ -69,7 +69,7 @@ def cpu_facts() -> dict[str, Any]:
         "model": names[0] if names else platform.processor() or platform.machine(),
         "cores": len(set(zip(sockets, cores, strict=False))) or None,
         "logical": os.cpu_count(),
-        "usable": usable_cpus(),
+        "usable": len(os.sched_getaffinity(0)),
         "quota": cpu_quota(),
         "threads": torch.get_num_threads(),
         "native_bf16": has_native_bf16(),

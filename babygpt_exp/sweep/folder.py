@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from babygpt_exp.command import importing_torch
 from babygpt_exp.errors import ConfigError, UserError
 from babygpt_exp.folder import RunFolder
 from babygpt_exp.pruner import PrunedValue, is_pruned
@@ -77,10 +78,11 @@ class RunSweep(Sweep):
     def prepare(self, config: DictConfig) -> None:
         """Import all of the package, and share a streamer. A config that is no good is the job's
         to tell of."""
-        for name in PRELOADED:
-            importlib.import_module(name)
-        from babygpt_exp.config import load
-        from babygpt_exp.data.shared import SharedStreamers
+        with importing_torch():
+            for name in PRELOADED:
+                importlib.import_module(name)
+            from babygpt_exp.config import load
+            from babygpt_exp.data.shared import SharedStreamers
 
         if self.streamers is None:
             self.streamers = SharedStreamers(self.folder)
