@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -75,10 +76,14 @@ class RunningSweep(Running):
 
 def process_with(folder: Path) -> int:
     """Process id of the run that has the lock of a folder."""
-    inode = (folder / ".lock").stat().st_ino
-    locks = map(str.split, Path("/proc/locks").read_text().splitlines())
-    (pid,) = (words[4] for words in locks if words[5].endswith(f":{inode}"))
-    return int(pid)
+    lock = os.path.realpath(folder / ".lock")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it may have ended, or be another user's
+            for handle in os.scandir(f"/proc/{pid}/fd"):
+                with suppress(OSError):  # a file may have been closed
+                    if os.readlink(handle.path) == lock:
+                        return int(pid)
+    raise AssertionError(f"no process has {lock}")
 
 
 def is_pending(number: signal.Signals, pid: int) -> bool:
