@@ -34,7 +34,8 @@ class OptimizerConfig:
     betas: tuple[float, float]
     """Decay of AdamW's first and second moments, a step."""
     weight_decay: float
-    """Decoupled decay of the matrices, times the learning rate, a step."""
+    """Decoupled decay of the matrices, with Muon of those in blocks, times the learning rate, a
+    step."""
     clip: float
     """Largest norm of the gradient; 0 leaves it as it is."""
 
