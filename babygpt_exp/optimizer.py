@@ -157,7 +157,7 @@ class Muon(torch.optim.Optimizer):
         settings = group["momentum"], group["num_iterations"]
         try:
             return self._update(grads, buffer, *settings)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
+        except torch._dynamo.exc.BackendCompilerFailed as error:  # imported when it is looked up
             print(f"torch.compile failed, Muon goes on without it: {str(error).splitlines()[0]}")
             self._update = muon_update
             return muon_update(grads, buffer, *settings)

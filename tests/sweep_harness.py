@@ -29,6 +29,7 @@ class RunningSweep(Running):
     def __init__(self, *arguments: str, cwd: Path, env: dict[str, str], folder: Path) -> None:
         super().__init__("-m", *arguments, f"hydra.sweep.dir={folder}", cwd=cwd, env=env)
         self.sweep = folder
+        self.held: list[int] = []
 
     def job(self) -> int:
         """Process id of the job that runs: the child that calls itself as its parent does."""
@@ -49,20 +50,30 @@ class RunningSweep(Running):
 
         wait_until(has_rows, f"{rows} rows of {path}")
 
-    def hold_job(self, number: int, rows: int) -> int:
-        """SIGSTOP for a job whose metrics.csv has some rows; its process id."""
+    def hold_job(self, number: int, rows: int) -> None:
+        """SIGSTOP for a job whose metrics.csv has some rows, until `stop` or `kill`."""
         self.wait_for_job(number, rows)
-        pid = process_with(self.sweep / str(number))
-        os.kill(pid, signal.SIGSTOP)
-        return pid
+        self.held.append(process_with(self.sweep / str(number)))
+        os.kill(self.held[-1], signal.SIGSTOP)
 
-    def stop_with_held(self, number: signal.Signals, jobs: list[int]) -> Outcome:
-        """A signal for the sweep; jobs that are held go on as soon as they have been sent it."""
+    def stop(self, number: signal.Signals) -> Outcome:
+        """Send a signal and wait for the end; jobs that are held go on when it has reached them."""
         self.process.send_signal(number)
-        for pid in jobs:
+        for pid in self.held:
             wait_until(partial(is_pending, number, pid), f"a signal for {pid}")
-            os.kill(pid, signal.SIGCONT)
+        self.release()
         return self.end()
+
+    def kill(self) -> None:
+        """End it if it still runs; no job stays held."""
+        self.release()
+        super().kill()
+
+    def release(self) -> None:
+        """Let the jobs go on that are held."""
+        while self.held:
+            with suppress(ProcessLookupError):
+                os.kill(self.held.pop(), signal.SIGCONT)
 
     def kill_job(self) -> None:
         """SIGKILL for the job alone."""

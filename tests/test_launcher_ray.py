@@ -185,8 +185,9 @@ def story(
     words = (*SWEEP, "hydra/launcher=ray", f"hydra.launcher.address={address}")
     running = RunningSweep(*words, cwd=cwd, env=env, folder=story.folder)
     try:
-        under_way = [running.hold_job(number, 5) for number in (0, 1)]
-        story.outcomes.append(running.stop_with_held(signal.SIGINT, under_way))
+        for number in (0, 1):
+            running.hold_job(number, 5)
+        story.outcomes.append(running.stop(signal.SIGINT))
     finally:
         running.kill()
     story.between = [read_summary(story.folder / str(number)) for number in (0, 1)]
